@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: MIT
+"""The two things that travel through the house: a tomogram and a soft segmentation.
+
+Arrays are (z, y, x), lengths in Å. `data` may be a numpy array or anything that slices to one (a memory map, a
+chunked store), so that a volume larger than memory costs nothing until a block of it is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from ._checks import input_error
+
+Triple: TypeAlias = tuple[float, float, float]
+Float32Array: TypeAlias = npt.NDArray[np.float32]
+Region: TypeAlias = tuple[slice, slice, slice]
+VoxelSizeStatus: TypeAlias = Literal["known", "estimated", "unknown"]
+
+#: Colours by position in the class list (linear 0..1): background, membrane, spikes, lumen, then spare ones.
+DEFAULT_COLORS: tuple[Triple, ...] = (
+    (0.45, 0.45, 0.45),
+    (0.86, 0.82, 0.72),
+    (0.93, 0.36, 0.47),
+    (0.30, 0.56, 0.86),
+    (0.45, 0.76, 0.40),
+    (0.95, 0.69, 0.22),
+    (0.60, 0.44, 0.80),
+    (0.25, 0.72, 0.70),
+)
+
+
+def _triple(value: float | Sequence[float], name: str) -> Triple:
+    values = (value,) * 3 if isinstance(value, int | float) else tuple(value)
+    if len(values) != 3 or not all(math.isfinite(v) for v in values):
+        raise input_error("Volume", name, expected="three finite numbers (z, y, x)", got=value)
+    return (float(values[0]), float(values[1]), float(values[2]))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Grid:
+    """Where voxels lie in space.
+
+    voxel_size_A: edge lengths of a voxel, (z, y, x), in Å; a single number means a cube.
+    origin_A: position of voxel (0, 0, 0), (z, y, x), in Å.
+    start: MRC's nstart, (z, y, x), in voxels, kept for the files that use it.
+    voxel_size_status: "known"; "estimated" (scale bars say so); "unknown" (the size then is 1 and scale bars
+        count voxels).
+    notes: free text that came with the file (an MRC header's labels).
+    """
+
+    voxel_size_A: Triple = (1.0, 1.0, 1.0)
+    origin_A: Triple = (0.0, 0.0, 0.0)
+    start: tuple[int, int, int] = (0, 0, 0)
+    voxel_size_status: VoxelSizeStatus = "known"
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        size = _triple(self.voxel_size_A, "voxel_size_A")
+        if min(size) <= 0:
+            raise input_error("Volume", "voxel_size_A", expected="numbers above 0", got=size)
+        object.__setattr__(self, "voxel_size_A", size)
+        object.__setattr__(self, "origin_A", _triple(self.origin_A, "origin_A"))
+
+    def grid(self) -> dict[str, Any]:
+        """The fields above as keyword arguments, to make another object on the same grid."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(Grid)}
+
+
+@dataclass(frozen=True, eq=False)
+class Volume(Grid):
+    """A tomogram, a mask or a label volume: `data` (z, y, x), any real dtype, numpy or lazily sliced."""
+
+    data: Any
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not hasattr(self.data, "shape"):
+            object.__setattr__(self, "data", np.asarray(self.data))
+        if len(self.data.shape) != 3 or 0 in self.data.shape:
+            raise input_error(
+                "Volume", "data", expected="a 3D array (z, y, x) with no empty axis", got=f"shape {self.data.shape}"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(z, y, x) in voxels."""
+        z, y, x = self.data.shape
+        return int(z), int(y), int(x)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The stored type of a voxel."""
+        return np.dtype(self.data.dtype)
+
+    def block(self, region: Region) -> Float32Array:
+        """Read one region as C-contiguous float32."""
+        return np.ascontiguousarray(self.data[region], dtype=np.float32)
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """The whole volume in memory, in its own dtype."""
+        return np.asarray(self.data[:])
+
+    def with_data(self, data: Any) -> Volume:
+        """Another volume on the same grid."""
+        return Volume(data, **self.grid())
+
+
+@dataclass(frozen=True, eq=False)
+class SoftSegmentation(Grid):
+    """Class probabilities: `data` (class, z, y, x); stored value = probability * `unit`.
+
+    data: float32 (unit 1), uint8 (unit 255) or uint16 (unit 65535), numpy or lazily sliced.
+    classes: one name a class, background first.
+    colors: one RGB triple in 0..1 a class; by default `DEFAULT_COLORS`.
+    """
+
+    data: Any
+    classes: tuple[str, ...]
+    colors: tuple[Triple, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.data.shape) != 4 or 0 in self.data.shape:
+            raise input_error(
+                "SoftSegmentation", "data", expected="a 4D array (class, z, y, x)", got=f"shape {self.data.shape}"
+            )
+        if len(self.classes) != self.data.shape[0]:
+            raise input_error(
+                "SoftSegmentation", "classes", expected=f"{self.data.shape[0]} names", got=self.classes
+            )
+        if np.dtype(self.data.dtype) not in (np.uint8, np.uint16, np.float32):
+            raise input_error(
+                "SoftSegmentation", "data", expected="float32, uint8 or uint16", got=self.data.dtype
+            )
+        object.__setattr__(self, "classes", tuple(self.classes))
+        if not self.colors:
+            colors = tuple(DEFAULT_COLORS[i % len(DEFAULT_COLORS)] for i in range(len(self.classes)))
+            object.__setattr__(self, "colors", colors)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(z, y, x) in voxels, without the class axis."""
+        _, z, y, x = self.data.shape
+        return int(z), int(y), int(x)
+
+    @property
+    def unit(self) -> float:
+        """The stored value that means a probability of one."""
+        return probability_unit(np.dtype(self.data.dtype))
+
+    def block(self, region: Region) -> Float32Array:
+        """Read one region of all classes as float32 probabilities, (class, z, y, x)."""
+        data = np.asarray(self.data[(slice(None), *region)], dtype=np.float32)
+        return np.ascontiguousarray(data / np.float32(self.unit))
+
+    def class_volume(self, name: str) -> Volume:
+        """One class as a Volume of stored values (divide by `unit` for probabilities)."""
+        return Volume(np.asarray(self.data[self.classes.index(name)]), **self.grid())
+
+
+def probability_unit(dtype: np.dtype[Any]) -> float:
+    """The stored value that means a probability of one: 255, 65535, or 1 for floats."""
+    return float(np.iinfo(dtype).max) if dtype.kind == "u" else 1.0
+
+
+def quantise(probability: Float32Array, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Store float32 probabilities in 0..1 as `dtype` (uint8, uint16 or float32), rounded to nearest."""
+    kind = np.dtype(dtype)
+    if kind.kind != "u":
+        return probability.astype(kind, copy=False)
+    unit = np.float32(probability_unit(kind))
+    return np.clip(np.rint(probability * unit), 0, unit).astype(kind)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Of a whole volume, over its finite voxels. `nonfinite` counts NaN and infinite ones."""
+
+    mean: float
+    std: float
+    min: float
+    max: float
+    nonfinite: int
+
+
+def statistics(volume: Volume) -> Statistics:
+    """Mean, standard deviation and range in float64, slice by slice, so that memory does not grow with z."""
+    n, total, square, nonfinite = 0, 0.0, 0.0, 0
+    low, high = math.inf, -math.inf
+    shift: float | None = None  # the first slice's mean: keeps the sum of squares well conditioned
+    for z in range(volume.shape[0]):
+        plane = np.asarray(volume.data[z : z + 1], dtype=np.float64)
+        finite = plane[np.isfinite(plane)] if volume.dtype.kind == "f" else plane.ravel()
+        nonfinite += plane.size - finite.size
+        if not finite.size:
+            continue
+        if shift is None:
+            shift = float(finite.mean())
+        moved = finite - shift
+        n += finite.size
+        total += float(moved.sum())
+        square += float(np.dot(moved, moved))
+        low, high = min(low, float(finite.min())), max(high, float(finite.max()))
+    if shift is None:
+        return Statistics(math.nan, math.nan, math.nan, math.nan, nonfinite)
+    mean = total / n
+    return Statistics(mean + shift, math.sqrt(max(square / n - mean * mean, 0.0)), low, high, nonfinite)
