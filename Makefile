@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: MIT
+# Each target does all of its own set-up. `make setup` does the set-up alone.
+SHELL := /bin/sh
+BIN := .venv/bin
+OUT ?= demo
+sources := pyproject.toml constraints.txt CMakeLists.txt .ci/setup $(wildcard csrc/*/*)
+
+.PHONY: setup demo test lint pictures bench gpu clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo      the whole main job on a simulated virion tomogram; leaves ./$(OUT)"
+	@echo "make test      lint, types, layer contracts and tests"
+	@echo "make setup     the set-up alone, into .venv"
+	@echo "make pictures  remake the README's pictures"
+	@echo "make bench     benchmarks, as JSON under benchmarks/results"
+	@echo "make gpu       on a machine with an NVIDIA card: GPU tests, then benchmarks, as JSON"
+
+# The stamps carry what was done; a change of what they depend on does it again.
+.venv/package: $(sources)
+	@.ci/setup package
+	@touch $@
+
+.venv/opengl: .venv/package
+	@.ci/setup opengl
+	@touch $@
+
+setup: .venv/package .venv/opengl
+
+demo: setup
+	@$(BIN)/cryoet demo -o $(OUT)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*/*.h csrc/*/*.cpp)
+	$(BIN)/mypy -p cryoet_engine
+	$(BIN)/lint-imports --no-cache
+
+test: lint
+	$(BIN)/python -m pytest
+
+pictures: setup
+	$(BIN)/python docs/make_pictures.py
+
+bench: setup
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]' --no-build-isolation
+	$(BIN)/python benchmarks/run.py
+
+# No set-up: a machine with a card may have no network. See benchmarks/gpu.sh.
+gpu:
+	@sh benchmarks/gpu.sh
+
+clean:
+	rm -rf .venv build demo pictures

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: MIT
+"""What the tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real data: `CRYOET_TEST_DATA`, by default ../shared/data beside the checkout."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("CRYOET_TEST_DATA") or default)
+    if not (folder / "lysosome").is_dir():
+        pytest.skip(f"no real test data at {folder}: set CRYOET_TEST_DATA to a folder that has it")
+    return folder
