@@ -1,2 +1,107 @@
 # SPDX-License-Identifier: MIT
-"""The `cryoet` command."""
+"""The `cryoet` command: one module a command, heavy imports inside."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+from .. import __version__
+from .._checks import CryoETError
+
+COMMANDS = {
+    "info": "header, voxel size, statistics and a thumbnail of a tomogram",
+    "pseudolabel": "strokes to dense soft pseudo labels: 37 features and a random forest",
+    "train": "train a 3D network on tomograms and their (pseudo) labels",
+    "segment": "soft segmentation of a tomogram by a trained network, tile by tile",
+    "render": "a picture of a tomogram and its segmentation",
+    "run": "all of it: strokes to pseudo labels, network, segmentation, picture and report",
+    "export": "a soft segmentation as one MRC file a class",
+    "demo": "the whole main job on two simulated virion tomograms with known truth",
+    "doctor": "what is installed, what is missing and how to get it",
+}
+
+_EPILOG = """\
+typical use:
+  cryoet run TOMO.mrc --labels STROKES.mrc --classes background,membrane,spikes,lumen -o out/
+
+Strokes are an integer volume of the tomogram's shape: 0 where nothing is drawn, 1 for the first class, and so on.
+`cryoet COMMAND --help` explains one command.
+"""
+
+
+def _parser(chosen: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cryoet",
+        description="From a noisy cryo-electron tomogram and a few pen strokes to a soft segmentation and a picture.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"cryoet-engine {__version__}")
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND", required=True)
+    for name, what in COMMANDS.items():
+        # Only the chosen command's module is imported: the others' arguments are never asked for.
+        module = importlib.import_module(f".{name}", __name__) if name == chosen else None
+        sub = commands.add_parser(
+            name,
+            help=what,
+            description=module.__doc__ if module else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)
+        if module:
+            module.add_arguments(sub)
+            sub.set_defaults(run=module.run)
+    return parser
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0, 1 (an error, told in one line), 2 (usage), 130 (cancelled)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    chosen = next((word for word in words if word in COMMANDS), None)
+    args = _parser(chosen).parse_args(words)
+    # A polite kill cleans up as Ctrl-C does.
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        args.run(args)
+    except KeyboardInterrupt:
+        return _tell(args, "cancelled", 130)
+    except CryoETError as error:
+        return _tell(args, str(error), 1)
+    except MemoryError:
+        return _tell(args, "out of memory; choose smaller tiles or blocks, or a machine with more", 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _tell(args, _os_error(error), 1)
+    except Exception as error:
+        return _tell(args, f"internal error ({type(error).__name__}: {error}); --debug shows where", 1)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 0
+
+
+def _os_error(error: OSError) -> str:
+    where = error.filename or "output"
+    if error.errno == errno.ENOSPC:
+        return f"{where}: the disk is full; nothing unfinished was kept, free some space and run it again"
+    return f"{where}: {error.strerror or error}"
+
+
+def _tell(args: argparse.Namespace, text: str, status: int) -> int:
+    if args.debug:
+        traceback.print_exc()
+    print(f"cryoet {args.command}: {'' if status == 130 else 'error: '}{' '.join(text.split())}", file=sys.stderr)
+    return status

@@ -1,0 +1,22 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+# On a machine with an NVIDIA card: build (with no network if need be), run the GPU tests, then the benchmarks.
+# Writes JSON to ${OUT:-benchmarks/results/gpu}. Python is $PYTHON, the project's .venv, or python3.
+set -u
+cd "$(dirname "$0")/.."
+out=${OUT:-benchmarks/results/gpu}
+python=${PYTHON:-}
+[ -n "$python" ] || { [ -x .venv/bin/python ] && python=.venv/bin/python || python=python3; }
+mkdir -p "$out"
+
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null || {
+  echo "gpu: no NVIDIA card here (nvidia-smi does not answer); nothing was measured" >&2; exit 1
+}
+# --no-deps and no isolation: what is installed is used, nothing is fetched.
+"$python" -m pip install --quiet --no-index --no-deps --no-build-isolation . || exit 1
+
+status=0
+"$python" -m pytest -m gpu -o addopts="-ra --strict-markers" tests || { code=$?; [ "$code" = 5 ] || status=$code; }
+"$python" benchmarks/run.py --results "$out" || status=$?
+"$python" benchmarks/gpu.py --results "$out" || status=$?
+exit $status

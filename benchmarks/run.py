@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: MIT
+"""All benchmarks: side by side with peers, then single kernels by pytest-benchmark. JSON under results/.
+
+`python benchmarks/run.py [--results DIR] [--quick]`
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread each: a fair fight, and ratios hold on other machines
+
+import harness
+import pixel_classification
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, default=harness.RESULTS)
+    parser.add_argument("--quick", action="store_true", help="small and few: does it run at all?")
+    args = parser.parse_args()
+    edge, rounds = (48, 2) if args.quick else (128, 5)
+    contests = [
+        pixel_classification.features(edge),
+        pixel_classification.forest(0.0, edge**3 // 4),
+        pixel_classification.forest(0.2, edge**3 // 4),
+    ]
+    results = []
+    for contest in contests:
+        results.append(harness.measure(contest, rounds))
+        print(harness.show(results[-1]), flush=True)
+    print(harness.record("pixel_classification", results, args.results))
+    kernels = Path(__file__).parent / "test_kernels.py"
+    out = args.results / "kernels.json"
+    command = [sys.executable, "-m", "pytest", str(kernels), "--benchmark-enable", "--benchmark-only", "-q"]
+    return subprocess.run([*command, f"--benchmark-json={out}"], check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

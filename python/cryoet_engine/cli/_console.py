@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: MIT
+"""What several commands share: progress bars, and how tomograms, classes and sizes are given."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._checks import InputError, input_error
+
+if TYPE_CHECKING:
+    from ..volume import Volume
+
+
+class Bars:
+    """A `Progress` that draws one bar a stage on stderr, with the time left.
+
+    On a terminal a bar is redrawn in place; in a log a line is written at most every ten seconds.
+    """
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
+        from tqdm import tqdm
+
+        if stage != self._stage or self._bar is None:
+            self.close()
+            self._stage = stage
+            self._bar = tqdm(
+                total=total,
+                desc=stage,
+                file=sys.stderr,
+                dynamic_ncols=True,
+                leave=True,
+                mininterval=0.1 if sys.stderr.isatty() else 10.0,
+                bar_format="{desc:<32.32} {percentage:3.0f}% |{bar:20}| {elapsed} < {remaining} {postfix}",
+            )
+        self._bar.total = total
+        if note:
+            self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(done - self._bar.n)
+        if done >= total:
+            self.close()
+
+    def close(self) -> None:
+        """End the current bar."""
+        if self._bar is not None:
+            self._bar.close()
+        self._bar, self._stage = None, ""
+
+    def __enter__(self) -> Bars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def say(text: str) -> None:
+    """A line for the person in front of the terminal."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def add_tomogram(parser: argparse.ArgumentParser) -> None:
+    """Add the positional TOMO and what may have to be said about it."""
+    parser.add_argument("tomogram", metavar="TOMO", help="tomogram: MRC (.mrc .rec .map, also .gz), OME-Zarr, TIFF or HDF5")
+    parser.add_argument("--voxel-size", type=float, metavar="A", help="edge of a voxel in Angstrom, if the file is wrong")
+    parser.add_argument(
+        "--fill",
+        metavar="VALUE",
+        help="replace NaN and infinite voxels by this number, or by `mean`; without it they are an error",
+    )
+
+
+def open_tomogram(args: argparse.Namespace, path: str | None = None) -> Volume:
+    """Open a tomogram lazily and make sure that every voxel is finite."""
+    from .. import io
+    from ..volume import statistics
+
+    path = path or args.tomogram
+    volume = io.read_volume(path)
+    if getattr(args, "voxel_size", None) is not None:
+        if not 0 < args.voxel_size < float("inf"):
+            raise input_error("--voxel-size", "value", expected="a number above 0, in Angstrom", got=args.voxel_size)
+        volume = replace(volume, voxel_size_A=(args.voxel_size,) * 3, voxel_size_status="known")
+    if volume.dtype.kind in "iu":
+        return volume
+    facts = statistics(volume)
+    if not facts.nonfinite:
+        return volume
+    if args.fill is None:
+        raise input_error(
+            str(path),
+            "voxels",
+            expected="finite numbers",
+            got=f"{facts.nonfinite} NaN or infinite voxels",
+            fix="give --fill mean, or --fill NUMBER, to replace them",
+        )
+    return io.fill_nonfinite(volume, fill_value(args.fill, facts.mean))
+
+
+def fill_value(text: str, mean: float) -> float:
+    """The number that --fill asks for."""
+    import math
+
+    try:
+        value = mean if text == "mean" else float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise input_error("--fill", "value", expected="a finite number, or `mean` of finite voxels", got=repr(text))
+    return value
+
+
+def class_names(text: str) -> tuple[str, ...]:
+    """The names in a comma-separated list, background first."""
+    names = tuple(name.strip() for name in text.split(","))
+    if len(names) < 2 or not all(names) or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"expected two or more different names, as in background,membrane; got {text!r}")
+    if any(character in name for name in names for character in '/\\:"\0'):
+        raise argparse.ArgumentTypeError(f"class names become file names: no slash, colon or quote; got {text!r}")
+    return names
+
+
+def pixel_size(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT in pixels."""
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT, as in 1920x1080; got {text!r}") from None
+    if min(width, height) < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1x1 pixels; got {text!r}")
+    return width, height
+
+
+def positive(text: str) -> int:
+    """A whole number above zero."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number above 0; got {text!r}")
+    return value
+
+
+def need_suffix(path: str, suffixes: tuple[str, ...], option: str = "-o") -> Path:
+    """The output's path, refused when its name would not tell what is in it."""
+    out = Path(path)
+    if out.suffix.lower() not in suffixes:
+        raise input_error(option, "file name", expected=f"a name that ends in {' or '.join(suffixes)}", got=path)
+    return out
+
+
+__all__ = [
+    "Bars",
+    "InputError",
+    "add_tomogram",
+    "class_names",
+    "fill_value",
+    "need_suffix",
+    "open_tomogram",
+    "pixel_size",
+    "positive",
+    "say",
+]

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MIT
+"""The report that a run leaves: Markdown with the pictures in it, and the figures of this very run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..training.metrics import ConfusionMatrix
+    from ..volume import SoftSegmentation, Volume
+
+
+def evaluate(truth: Volume, segmentation: SoftSegmentation) -> ConfusionMatrix:
+    """Compare a segmentation's most probable class with the truth (labels 1..K), slab by slab."""
+    import numpy as np
+
+    from ..training.metrics import ConfusionMatrix
+
+    matrix = ConfusionMatrix(len(segmentation.classes))
+    depth = 16
+    for z in range(0, truth.shape[0], depth):
+        slab = np.asarray(truth.data[z : z + depth]).astype(np.int64) - 1
+        matrix.update(slab, np.asarray(segmentation.data[:, z : z + depth]).argmax(axis=0))
+    return matrix
+
+
+def class_shares(segmentation: SoftSegmentation) -> list[float]:
+    """The share of voxels in which each class is the most probable one."""
+    import numpy as np
+
+    counts = np.zeros(len(segmentation.classes), np.int64)
+    for z in range(segmentation.shape[0]):
+        most = np.asarray(segmentation.data[:, z]).argmax(axis=0)
+        counts += np.bincount(most.ravel(), minlength=len(counts))
+    return [float(count / counts.sum()) for count in counts]
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def f1_row(name: str, matrix: ConfusionMatrix) -> list[str]:
+    """One row of F1 per class, their mean, and the accuracy."""
+    import numpy as np
+
+    f1 = matrix.f1()
+    return [name, *(f"{value:.3f}" for value in f1), f"{np.nanmean(f1):.3f}", f"{matrix.accuracy():.3f}"]
+
+
+def f1_table(classes: Sequence[str], rows: Mapping[str, ConfusionMatrix]) -> str:
+    """F1 per class, a row a stage."""
+    return table(["F1", *classes, "mean", "accuracy"], [f1_row(name, matrix) for name, matrix in rows.items()])
+
+
+def minutes(seconds: float) -> str:
+    """Seconds as m:ss."""
+    return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
+
+
+def timing(seconds: dict[str, float]) -> str:
+    """How long the stages took, as a Markdown table."""
+    rows = [[name, minutes(value)] for name, value in seconds.items()]
+    return table(["stage", "min:s"], [*rows, ["all", minutes(sum(seconds.values()))]])
+
+
+def write(path: Path, sections: Sequence[str]) -> None:
+    """Join the sections; renamed when whole."""
+    from .. import io
+
+    with io.partial_path(path) as partial:
+        Path(partial).write_text("\n".join(section.strip() + "\n" for section in sections), encoding="utf-8")

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: MIT
+"""From a tomogram and strokes to a picture: every stage, in one command.
+
+Leaves in OUT: forest, soft.zarr (pseudo labels), net/, proba.zarr (the network's segmentation), transfer.json,
+picture.png, slices, report.md. An interrupted run leaves OUT.partial, which the same command resumes.
+
+  cryoet run TOMO --labels STROKES --classes background,membrane,spikes,lumen -o out/
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import _report, pseudolabel, render, segment, train
+from ._console import Bars, add_tomogram, class_names, open_tomogram, say
+from ._job import Job, file_identity, job
+
+if TYPE_CHECKING:
+    from ..forest import PixelClassifier
+    from ..volume import SoftSegmentation, Volume
+
+FOREST, SOFT, NET, PROBA = "forest.safetensors", "soft.zarr", "net", "proba.zarr"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    add_tomogram(parser)
+    parser.add_argument("--labels", required=True, metavar="STROKES", help="strokes: 0 nothing drawn, 1 the first class, ...")
+    parser.add_argument(
+        "--classes", type=class_names, required=True, metavar="A,B,...", help="names of classes 1, 2, ..., background first"
+    )
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the results")
+    parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run in OUT")
+    for title, add in (
+        ("pseudo labels", pseudolabel.add_forest_arguments),
+        ("network", train.add_network_arguments),
+        ("tiles", segment.add_tile_arguments),
+        ("picture", render.add_picture_arguments),
+    ):
+        add(parser.add_argument_group(title))  # type: ignore[arg-type]
+
+
+def settings_from(args: argparse.Namespace, inputs: dict[str, str]) -> dict[str, Any]:
+    """What a resumed run must have in common with the interrupted one."""
+    hidden = {"run", "command", "debug", "output", "overwrite", *inputs}
+    chosen = {name: value for name, value in vars(args).items() if name not in hidden}
+    chosen = {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
+    return chosen | {name: file_identity(path) for name, path in inputs.items()}
+
+
+def learn(
+    current: Job,
+    volume: Volume,
+    marks: Volume,
+    args: argparse.Namespace,
+    bars: Bars,
+    classes: tuple[str, ...],
+    soft_name: str = SOFT,
+) -> tuple[PixelClassifier, SoftSegmentation]:
+    """Strokes -> forest -> soft pseudo labels -> a trained network in the job's folder."""
+    from .. import io
+    from ..forest import PixelClassifier
+    from ..models import create_model
+    from ..training import train as train_network
+
+    folder = current.folder
+
+    def fit() -> PixelClassifier:
+        forest = pseudolabel.fit(volume, marks, classes, args, bars)
+        forest.save(folder / FOREST)
+        return forest
+
+    forest = current.stage("forest", fit, lambda: PixelClassifier.load(folder / FOREST))
+    soft = current.stage(
+        "pseudo labels",
+        lambda: pseudolabel.predict(forest, volume, folder / soft_name, progress=bars),
+        lambda: io.read_segmentation(folder / soft_name),
+    )
+
+    def fit_network() -> None:
+        settings, steps = train.settings_of(args)
+        model = create_model(args.model, preset=train.preset_of(args), in_channels=1, out_channels=len(classes))
+        train_network(model, [(volume, soft)], steps=steps, settings=settings, out=folder / NET, progress=bars)
+
+    current.stage("training", fit_network, lambda: None)
+    return forest, soft
+
+
+def picture(
+    current: Job, volume: Volume, proba: SoftSegmentation, args: argparse.Namespace, bars: Bars
+) -> list[str]:
+    """Transfer functions, picture and slices; what the renderer had to say."""
+    folder = current.folder
+
+    def draw() -> None:
+        notices = render.draw(volume, proba, args, folder / "picture.png", folder / "transfer.json", progress=bars)
+        current.record["notices"] = notices
+        render.draw_slices(volume, proba, folder)
+
+    current.stage("picture", draw, lambda: None)
+    return list(current.record.get("notices", []))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Every stage."""
+    from .. import io
+
+    out = Path(args.output)
+    settings = settings_from(args, {"tomogram": args.tomogram, "labels": args.labels})
+    volume = open_tomogram(args)
+    marks = io.read_volume(args.labels)
+    with job(out, settings, restart=args.overwrite) as current, Bars() as bars:
+        folder = current.folder
+        forest, soft = learn(current, volume, marks, args, bars, args.classes)
+        proba = current.stage(
+            "segmentation",
+            lambda: segment.predict(folder / NET, volume, folder / PROBA, args, progress=bars),
+            lambda: io.read_segmentation(folder / PROBA),
+        )
+        notices = picture(current, volume, proba, args, bars)
+        _report.write(folder / "report.md", _sections(current, args, volume, marks, forest, (soft, proba), notices))
+    say(f"{out / 'picture.png'}\n{out / 'report.md'}")
+
+
+def _sections(
+    current: Job,
+    args: argparse.Namespace,
+    volume: Volume,
+    marks: Volume,
+    forest: PixelClassifier,
+    results: tuple[SoftSegmentation, SoftSegmentation],
+    notices: list[str],
+) -> list[str]:
+    import numpy as np
+
+    from ..training import load_model
+    from ..transfer import TransferFunction
+
+    facts = load_model(current.folder / NET)[1]
+    transfer = TransferFunction.load(current.folder / "transfer.json")
+    drawn = np.bincount(marks.numpy().ravel().astype(np.int64), minlength=len(forest.classes) + 1)[1:]
+    shares = [_report.class_shares(result) for result in results]
+    rows = [
+        [name, f"{drawn[i]:,}", f"{shares[0][i]:.2%}", f"{shares[1][i]:.2%}", f"{transfer.ramps[i].left:.2f}"]
+        for i, name in enumerate(forest.classes)
+    ]
+    size = " x ".join(f"{value:.4g}" for value in volume.voxel_size_A)
+    validation = ", ".join(f"{name} {value:.3f}" for name, value in zip(facts.classes, facts.metrics["f1"], strict=True))
+    return [
+        f"# {Path(args.tomogram).name}",
+        f"{' x '.join(map(str, volume.shape))} voxels (z, y, x) of {size} A ({volume.voxel_size_status}).",
+        "![picture](picture.png)",
+        "## Classes",
+        _report.table(["class", "voxels drawn", "share: forest", "share: network", "ramp from"], rows),
+        "Shares are of voxels in which the class is the most probable one. The ramp's start is estimated (Algorithm 1).",
+        f"Network against the forest's labels on held-back voxels, F1: {validation}.",
+        "## Slices",
+        *(f"![{name}]({name})" for name in render.slice_names(current.folder)),
+        "## Time",
+        _report.timing(current.seconds()),
+        *(["## Notices", *(f"- {notice}" for notice in notices)] if notices else []),
+    ]

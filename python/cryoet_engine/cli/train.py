@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""Train a 3D network on tomograms and their labels.
+
+Labels are soft pseudo labels (OME-Zarr from `cryoet pseudolabel`) or a label volume (0 unlabelled, 1..K classes).
+With one pair a part of the volume is held back for validation; the best weights by validation are kept. An
+interrupted training leaves OUT.partial, which the same command resumes.
+
+  cryoet train --pair TOMO soft.zarr --model unet3d -o net/
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._checks import input_error
+from ._console import Bars, open_tomogram, positive, say
+
+if TYPE_CHECKING:
+    from ..training import TrainingSettings
+
+
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what decides a network and its training."""
+    parser.add_argument("--model", default="unet3d", metavar="NAME", help="network (default unet3d)")
+    parser.add_argument(
+        "--preset",
+        choices=("auto", "small", "full"),
+        default="auto",
+        help="size of the network; auto: full on a GPU, small on a CPU",
+    )
+    parser.add_argument("--steps", type=positive, metavar="N", help="optimiser steps (default 500)")
+    parser.add_argument("--patch", type=positive, metavar="N", help="edge of the training patches in voxels")
+    parser.add_argument("--batch", type=positive, metavar="N", help="patches a step")
+    parser.add_argument("--loss", choices=("cross_entropy", "mse"), help="loss (default cross_entropy)")
+    parser.add_argument("--targets", choices=("hard", "soft"), help="labels as classes or as probabilities")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's arguments."""
+    parser.add_argument(
+        "--pair",
+        nargs=2,
+        action="append",
+        required=True,
+        metavar=("TOMO", "LABELS"),
+        help="a tomogram and its labels; may be given several times",
+    )
+    parser.add_argument("--fill", metavar="VALUE", help="replace NaN and infinite voxels by this number, or by `mean`")
+    parser.add_argument("--classes", metavar="A,B,...", help="names of the classes where LABELS is a label volume")
+    parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the trained network")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all that is random (default 0)")
+    add_network_arguments(parser)
+
+
+def settings_of(args: argparse.Namespace) -> tuple[TrainingSettings, int]:
+    """The training settings, and the number of steps, that the arguments ask for."""
+    from ..training import TrainingSettings
+
+    chosen = {"patch": args.patch, "batch": args.batch, "loss": args.loss, "targets": args.targets}
+    given: dict[str, Any] = {name: value for name, value in chosen.items() if value is not None}
+    return TrainingSettings(device=args.device, seed=args.seed, **given), args.steps or 500
+
+
+def preset_of(args: argparse.Namespace) -> str:
+    """The preset, with `auto` decided by the device."""
+    if args.preset != "auto":
+        return str(args.preset)
+    import torch
+
+    return "full" if args.device != "cpu" and torch.cuda.is_available() else "small"
+
+
+def run(args: argparse.Namespace) -> None:
+    """Tomograms and labels in, a trained network out."""
+    from .. import io
+    from ..models import create_model
+    from ..training import train
+    from ..volume import SoftSegmentation
+    from ._console import class_names
+
+    out = Path(args.output)
+    pairs = [(open_tomogram(args, tomogram), io.read(labels)) for tomogram, labels in args.pair]
+    first = pairs[0][1]
+    if isinstance(first, SoftSegmentation):
+        n_classes = len(first.classes)
+    elif args.classes is None:
+        raise input_error(
+            "--classes", "names", expected="the names of the classes of a label volume", got="none", fix="give --classes"
+        )
+    else:
+        names = class_names(args.classes)
+        n_classes = len(names)
+        pairs = [(volume, io.as_soft(labels, names)) for volume, labels in pairs]
+    settings, steps = settings_of(args)
+    model = create_model(args.model, preset=preset_of(args), in_channels=1, out_channels=n_classes)
+    with Bars() as bars:
+        result = train(model, pairs, steps=steps, settings=settings, out=out, progress=bars)
+    say(f"{out}: {args.model}, best mean F1 on held-back voxels {result.best_f1:.3f}")

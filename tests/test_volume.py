@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import cryoet_engine as ce
+from cryoet_engine._checks import InputError
+from cryoet_engine.volume import quantise, statistics
+
+
+def test_a_volume_keeps_its_grid_and_reads_blocks_as_float32() -> None:
+    volume = ce.Volume(np.arange(24, dtype=">i2").reshape(2, 3, 4), voxel_size_A=(1, 2, 3), origin_A=(7, 8, 9))
+    block = volume.block((slice(1, 2), slice(0, 2), slice(1, 4)))
+    assert block.dtype == np.float32
+    assert block.flags.c_contiguous
+    np.testing.assert_array_equal(block[0, 0], [13, 14, 15])
+    other = volume.with_data(np.zeros((2, 3, 4)))
+    assert (other.voxel_size_A, other.origin_A) == ((1, 2, 3), (7, 8, 9))
+
+
+@pytest.mark.parametrize("data", [np.zeros((3, 4)), np.zeros((0, 4, 4)), np.zeros((1, 2, 3, 4))])
+def test_a_volume_has_three_axes_and_voxels(data: np.ndarray) -> None:
+    with pytest.raises(InputError, match="3D array"):
+        ce.Volume(data)
+
+
+@pytest.mark.parametrize("size", [0, -1, float("nan"), (1, 2), (1, 2, 0)])
+def test_voxel_sizes_are_positive_numbers(size: object) -> None:
+    with pytest.raises(InputError, match="voxel_size_A"):
+        ce.Volume(np.zeros((2, 2, 2)), voxel_size_A=size)  # type: ignore[arg-type]
+
+
+def test_statistics_leave_nonfinite_voxels_out_and_count_them() -> None:
+    data = np.random.default_rng(0).normal(1e4, 3, (7, 20, 20)).astype(np.float32)
+    data[0] = np.nan
+    data[3, 2, 2] = np.inf
+    finite = data[np.isfinite(data)].astype(np.float64)
+    facts = statistics(ce.Volume(data))
+    assert facts.nonfinite == 401
+    assert facts.mean == pytest.approx(finite.mean(), abs=1e-9)
+    assert facts.std == pytest.approx(finite.std(), rel=1e-9)
+    assert (facts.min, facts.max) == (finite.min(), finite.max())
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [("uint8", 0.5 / 255), ("uint16", 0.5 / 65535), ("float32", 0)])
+def test_quantised_probabilities_return_within_half_a_step(dtype: str, bound: float) -> None:
+    probability = np.linspace(0, 1, 4 * 1001, dtype=np.float32).reshape(4, 1, 1, 1001)
+    stored = ce.SoftSegmentation(quantise(probability, dtype), ("a", "b", "c", "d"))
+    back = stored.block((slice(0, 1), slice(0, 1), slice(0, 1001)))
+    assert np.abs(back - probability).max() <= bound + 1e-7
+
+
+def test_a_segmentation_names_each_class_once() -> None:
+    with pytest.raises(InputError, match="classes"):
+        ce.SoftSegmentation(np.zeros((3, 2, 2, 2), np.uint8), ("a", "b"))
+    with pytest.raises(InputError, match="uint8"):
+        ce.SoftSegmentation(np.zeros((1, 2, 2, 2), np.int32), ("a",))
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    code = "import sys, cryoet_engine; print([m for m in ('torch', 'moderngl', 'cupy', 'sklearn', 'zarr') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"
