@@ -56,7 +56,13 @@ def measure(contest: Contest, rounds: int = 5) -> dict[str, Any]:
         }
         for name, median in medians.items()
     ]
-    return {"contest": contest.name, "voxels": contest.voxels, "rounds": rounds, "note": contest.note, "rows": rows}
+    return {
+        "contest": contest.name,
+        "voxels": contest.voxels,
+        "rounds": rounds,
+        "note": contest.note,
+        "rows": rows,
+    }
 
 
 def machine() -> dict[str, Any]:

@@ -8,10 +8,10 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from harness import Contest
 from sklearn.ensemble import RandomForestClassifier
 
 import cryoet_engine as ce
+from harness import Contest
 
 THREADS = 1
 SCALES = (0.7, 1.0, 1.6, 3.5, 5.0, 10.0)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -32,7 +34,7 @@ def test_tiles_cover_an_axis_and_overlap_at_least_as_asked(length: int) -> None:
         covered[start : start + 128] += 1
     assert covered[:length].min() >= 1
     assert starts[-1] + 128 == max(length, 128)
-    assert all(b - a <= 96 for a, b in zip(starts, starts[1:], strict=False))
+    assert all(b - a <= 96 for a, b in itertools.pairwise(starts))
 
 
 def test_the_papers_volume_takes_825_tiles() -> None:

@@ -85,7 +85,10 @@ class Volume(Grid):
             object.__setattr__(self, "data", np.asarray(self.data))
         if len(self.data.shape) != 3 or 0 in self.data.shape:
             raise input_error(
-                "Volume", "data", expected="a 3D array (z, y, x) with no empty axis", got=f"shape {self.data.shape}"
+                "Volume",
+                "data",
+                expected="a 3D array (z, y, x) with no empty axis",
+                got=f"shape {self.data.shape}",
             )
 
     @property
@@ -97,7 +100,8 @@ class Volume(Grid):
     @property
     def dtype(self) -> np.dtype[Any]:
         """The stored type of a voxel."""
-        return np.dtype(self.data.dtype)
+        kind: np.dtype[Any] = np.dtype(self.data.dtype)
+        return kind
 
     def block(self, region: Region) -> Float32Array:
         """Read one region as C-contiguous float32."""
@@ -129,16 +133,15 @@ class SoftSegmentation(Grid):
         super().__post_init__()
         if len(self.data.shape) != 4 or 0 in self.data.shape:
             raise input_error(
-                "SoftSegmentation", "data", expected="a 4D array (class, z, y, x)", got=f"shape {self.data.shape}"
+                "SoftSegmentation",
+                "data",
+                expected="a 4D array (class, z, y, x)",
+                got=f"shape {self.data.shape}",
             )
         if len(self.classes) != self.data.shape[0]:
-            raise input_error(
-                "SoftSegmentation", "classes", expected=f"{self.data.shape[0]} names", got=self.classes
-            )
+            raise input_error("SoftSegmentation", "classes", expected=f"{self.data.shape[0]} names", got=self.classes)
         if np.dtype(self.data.dtype) not in (np.uint8, np.uint16, np.float32):
-            raise input_error(
-                "SoftSegmentation", "data", expected="float32, uint8 or uint16", got=self.data.dtype
-            )
+            raise input_error("SoftSegmentation", "data", expected="float32, uint8 or uint16", got=self.data.dtype)
         object.__setattr__(self, "classes", tuple(self.classes))
         if not self.colors:
             colors = tuple(DEFAULT_COLORS[i % len(DEFAULT_COLORS)] for i in range(len(self.classes)))
@@ -176,7 +179,8 @@ def quantise(probability: Float32Array, dtype: npt.DTypeLike) -> npt.NDArray[Any
     if kind.kind != "u":
         return probability.astype(kind, copy=False)
     unit = np.float32(probability_unit(kind))
-    return np.clip(np.rint(probability * unit), 0, unit).astype(kind)
+    stored: npt.NDArray[Any] = np.clip(np.rint(probability * unit), 0, unit).astype(kind)
+    return stored
 
 
 @dataclass(frozen=True)

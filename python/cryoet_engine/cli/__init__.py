@@ -103,5 +103,8 @@ def _os_error(error: OSError) -> str:
 def _tell(args: argparse.Namespace, text: str, status: int) -> int:
     if args.debug:
         traceback.print_exc()
-    print(f"cryoet {args.command}: {'' if status == 130 else 'error: '}{' '.join(text.split())}", file=sys.stderr)
+    print(
+        f"cryoet {args.command}: {'' if status == 130 else 'error: '}{' '.join(text.split())}",
+        file=sys.stderr,
+    )
     return status

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._checks import InputError, input_error
+from .._checks import input_error
 
 if TYPE_CHECKING:
     from ..volume import Volume
@@ -67,8 +67,12 @@ def say(text: str) -> None:
 
 def add_tomogram(parser: argparse.ArgumentParser) -> None:
     """Add the positional TOMO and what may have to be said about it."""
-    parser.add_argument("tomogram", metavar="TOMO", help="tomogram: MRC (.mrc .rec .map, also .gz), OME-Zarr, TIFF or HDF5")
-    parser.add_argument("--voxel-size", type=float, metavar="A", help="edge of a voxel in Angstrom, if the file is wrong")
+    parser.add_argument(
+        "tomogram", metavar="TOMO", help="tomogram: MRC (.mrc .rec .map, also .gz), OME-Zarr, TIFF or HDF5"
+    )
+    parser.add_argument(
+        "--voxel-size", type=float, metavar="A", help="edge of a voxel in Angstrom, if the file is wrong"
+    )
     parser.add_argument(
         "--fill",
         metavar="VALUE",
@@ -120,7 +124,9 @@ def class_names(text: str) -> tuple[str, ...]:
     """The names in a comma-separated list, background first."""
     names = tuple(name.strip() for name in text.split(","))
     if len(names) < 2 or not all(names) or len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"expected two or more different names, as in background,membrane; got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected two or more different names, as in background,membrane; got {text!r}"
+        )
     if any(character in name for name in names for character in '/\\:"\0'):
         raise argparse.ArgumentTypeError(f"class names become file names: no slash, colon or quote; got {text!r}")
     return names
@@ -154,17 +160,3 @@ def need_suffix(path: str, suffixes: tuple[str, ...], option: str = "-o") -> Pat
     if out.suffix.lower() not in suffixes:
         raise input_error(option, "file name", expected=f"a name that ends in {' or '.join(suffixes)}", got=path)
     return out
-
-
-__all__ = [
-    "Bars",
-    "InputError",
-    "add_tomogram",
-    "class_names",
-    "fill_value",
-    "need_suffix",
-    "open_tomogram",
-    "pixel_size",
-    "positive",
-    "say",
-]

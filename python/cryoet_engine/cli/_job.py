@@ -80,11 +80,19 @@ def job(out: Path, settings: dict[str, Any], *, restart: bool = False) -> Iterat
     """
     if (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir()) and _read_record(out) is None):
         raise file_error(
-            out, "output folder", expected="a new or empty folder", got="something else", fix="choose another -o"
+            out,
+            "output folder",
+            expected="a new or empty folder",
+            got="something else",
+            fix="choose another -o",
         )
     if not restart and _read_record(out) is not None:
         raise file_error(
-            out, "output folder", expected="a new folder", got="a finished run", fix="add --overwrite, or choose another -o"
+            out,
+            "output folder",
+            expected="a new folder",
+            got="a finished run",
+            fix="add --overwrite, or choose another -o",
         )
     partial = out.with_name(out.name + ".partial")
     current = Job(partial, settings)
@@ -103,7 +111,9 @@ def job(out: Path, settings: dict[str, Any], *, restart: bool = False) -> Iterat
         )
     elif partial.exists():
         if before is None and (not partial.is_dir() or any(partial.iterdir())):
-            raise file_error(partial, "folder", expected="nothing of that name", got="foreign files", fix="move it away")
+            raise file_error(
+                partial, "folder", expected="nothing of that name", got="foreign files", fix="move it away"
+            )
         shutil.rmtree(partial)
     try:
         partial.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import _report, pseudolabel, render, run as whole_job, segment, train
+from . import _report, pseudolabel, render, segment, train
+from . import run as whole_job
 from ._console import Bars, say
 from ._job import Job, job
 
@@ -111,7 +112,9 @@ def run(args: argparse.Namespace) -> None:
         carried, matched = _carry(current, forest, second, bars)
         proba = current.stage(
             "segmentation of the second",
-            lambda: segment.predict(folder / whole_job.NET, second.volume, folder / "proba_second.zarr", args, progress=bars),
+            lambda: segment.predict(
+                folder / whole_job.NET, second.volume, folder / "proba_second.zarr", args, progress=bars
+            ),
             lambda: io.read_segmentation(folder / "proba_second.zarr"),
         )
         io.export_classes(proba, folder / "classes_second", prefix="")
@@ -140,10 +143,11 @@ def _sections(current: Job, marks: Volume, rows: dict[str, ConfusionMatrix], not
         "![The second tomogram, segmented by the network](picture.png)",
         "## F1 per class and stage, from this run",
         _report.f1_table(CLASSES, rows),
-        f"Strokes: {np.count_nonzero(drawn):,} voxels, {np.count_nonzero(drawn) / drawn.size:.3%} of the first tomogram. "
-        "Truth is what was simulated; every voxel counts. The network never saw the truth, nor the second tomogram.",
-        f"On the second tomogram the network's mean F1 is {network:.3f}; the carried-over forest's is {forest:.3f}, and "
-        f"{matched:.3f} when the grey scale is matched first (mean and deviation).",
+        f"Strokes: {np.count_nonzero(drawn):,} voxels, {np.count_nonzero(drawn) / drawn.size:.3%} of the first "
+        "tomogram. Truth is what was simulated; every voxel counts. The network never saw the truth, nor the second "
+        "tomogram.",
+        f"On the second tomogram the network's mean F1 is {network:.3f}; the carried-over forest's is {forest:.3f}, "
+        f"and {matched:.3f} when the grey scale is matched first (mean and deviation).",
         "The two tomograms differ in defocus, dose, thickness, grey scale and virions: `first_recipe.json`, "
         "`second_recipe.json`.",
         "## Slices",

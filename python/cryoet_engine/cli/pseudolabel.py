@@ -14,8 +14,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .._checks import input_error
 from .._progress import Progress
-from ._console import Bars, add_tomogram, class_names, input_error, need_suffix, open_tomogram, positive, say
+from ._console import Bars, add_tomogram, class_names, need_suffix, open_tomogram, positive, say
 
 if TYPE_CHECKING:
     from ..forest import PixelClassifier
@@ -40,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--labels", metavar="STROKES", help="strokes: 0 nothing drawn, 1 the first class, and so on")
     source.add_argument("--forest", metavar="F", help="a forest saved by --save-forest")
-    parser.add_argument("--classes", type=class_names, metavar="A,B,...", help="names of classes 1, 2, ..., background first")
+    parser.add_argument(
+        "--classes", type=class_names, metavar="A,B,...", help="names of classes 1, 2, ..., background first"
+    )
     parser.add_argument("-o", "--output", required=True, metavar="ZARR", help="soft pseudo labels, OME-Zarr")
     parser.add_argument("--save-forest", metavar="F", help="save the forest, to apply it to other tomograms")
     parser.add_argument(
@@ -49,13 +52,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --forest: bring the grey scale (mean, deviation) to that of the tomogram it was trained on",
     )
     parser.add_argument(
-        "--dtype", choices=("uint8", "uint16", "float32"), default="uint8", help="type of stored probabilities"
+        "--dtype",
+        choices=("uint8", "uint16", "float32"),
+        default="uint8",
+        help="type of stored probabilities",
     )
     add_forest_arguments(parser)
 
 
 def fit(
-    volume: Volume, marks: Volume, classes: tuple[str, ...] | None, args: argparse.Namespace, progress: Progress
+    volume: Volume,
+    marks: Volume,
+    classes: tuple[str, ...] | None,
+    args: argparse.Namespace,
+    progress: Progress,
 ) -> PixelClassifier:
     """Train the forest that the arguments ask for."""
     from ..features import FeatureSpec
@@ -103,7 +113,5 @@ def run(args: argparse.Namespace) -> None:
             forest = fit(volume, io.read_volume(args.labels), args.classes, args, bars)
         if args.save_forest:
             forest.save(args.save_forest)
-        predict(
-            forest, volume, output, dtype=args.dtype, match_intensity=args.match_intensity, progress=bars
-        )
+        predict(forest, volume, output, dtype=args.dtype, match_intensity=args.match_intensity, progress=bars)
     say(f"{output}: soft pseudo labels of {', '.join(forest.classes)}")

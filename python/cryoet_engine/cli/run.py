@@ -27,9 +27,15 @@ FOREST, SOFT, NET, PROBA = "forest.safetensors", "soft.zarr", "net", "proba.zarr
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     add_tomogram(parser)
-    parser.add_argument("--labels", required=True, metavar="STROKES", help="strokes: 0 nothing drawn, 1 the first class, ...")
     parser.add_argument(
-        "--classes", type=class_names, required=True, metavar="A,B,...", help="names of classes 1, 2, ..., background first"
+        "--labels", required=True, metavar="STROKES", help="strokes: 0 nothing drawn, 1 the first class, ..."
+    )
+    parser.add_argument(
+        "--classes",
+        type=class_names,
+        required=True,
+        metavar="A,B,...",
+        help="names of classes 1, 2, ..., background first",
     )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the results")
     parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run in OUT")
@@ -62,7 +68,6 @@ def learn(
     """Strokes -> forest -> soft pseudo labels -> a trained network in the job's folder."""
     from .. import io
     from ..forest import PixelClassifier
-    from ..models import create_model
     from ..training import train as train_network
 
     folder = current.folder
@@ -81,16 +86,14 @@ def learn(
 
     def fit_network() -> None:
         settings, steps = train.settings_of(args)
-        model = create_model(args.model, preset=train.preset_of(args), in_channels=1, out_channels=len(classes))
+        model = train.network_of(args, len(classes))
         train_network(model, [(volume, soft)], steps=steps, settings=settings, out=folder / NET, progress=bars)
 
     current.stage("training", fit_network, lambda: None)
     return forest, soft
 
 
-def picture(
-    current: Job, volume: Volume, proba: SoftSegmentation, args: argparse.Namespace, bars: Bars
-) -> list[str]:
+def picture(current: Job, volume: Volume, proba: SoftSegmentation, args: argparse.Namespace, bars: Bars) -> list[str]:
     """Transfer functions, picture and slices; what the renderer had to say."""
     folder = current.folder
 
@@ -135,7 +138,7 @@ def _sections(
 ) -> list[str]:
     import numpy as np
 
-    from ..training import load_model
+    from ..models import load_model
     from ..transfer import TransferFunction
 
     facts = load_model(current.folder / NET)[1]
@@ -147,14 +150,17 @@ def _sections(
         for i, name in enumerate(forest.classes)
     ]
     size = " x ".join(f"{value:.4g}" for value in volume.voxel_size_A)
-    validation = ", ".join(f"{name} {value:.3f}" for name, value in zip(facts.classes, facts.metrics["f1"], strict=True))
+    validation = ", ".join(
+        f"{name} {value:.3f}" for name, value in zip(facts.classes, facts.metrics["f1"], strict=True)
+    )
     return [
         f"# {Path(args.tomogram).name}",
         f"{' x '.join(map(str, volume.shape))} voxels (z, y, x) of {size} A ({volume.voxel_size_status}).",
         "![picture](picture.png)",
         "## Classes",
         _report.table(["class", "voxels drawn", "share: forest", "share: network", "ramp from"], rows),
-        "Shares are of voxels in which the class is the most probable one. The ramp's start is estimated (Algorithm 1).",
+        "Shares are of voxels in which the class is the most probable one. Ramps start where Algorithm 1 of the "
+        "paper says.",
         f"Network against the forest's labels on held-back voxels, F1: {validation}.",
         "## Slices",
         *(f"![{name}]({name})" for name in render.slice_names(current.folder)),

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 def add_tile_arguments(parser: argparse.ArgumentParser) -> None:
     """Add how the volume is cut."""
-    parser.add_argument("--tile", type=positive, default=128, metavar="N", help="edge of a tile in voxels (default 128)")
+    parser.add_argument(
+        "--tile", type=positive, default=128, metavar="N", help="edge of a tile in voxels (default 128)"
+    )
     parser.add_argument("--overlap", type=int, default=32, metavar="N", help="overlap of tiles in voxels (default 32)")
     parser.add_argument("--blend", choices=("trimmed", "plain"), default="trimmed", help="ramps in the overlap")
 
@@ -34,18 +36,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="ZARR", help="soft segmentation, OME-Zarr")
     add_tile_arguments(parser)
     parser.add_argument(
-        "--dtype", choices=("uint8", "uint16", "float32"), default="uint8", help="type of stored probabilities"
+        "--dtype",
+        choices=("uint8", "uint16", "float32"),
+        default="uint8",
+        help="type of stored probabilities",
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
 
 
 def predict(
-    model: Path, volume: Volume, path: Path, args: argparse.Namespace, *, dtype: str = "uint8", progress: Progress
+    model: Path,
+    volume: Volume,
+    path: Path,
+    args: argparse.Namespace,
+    *,
+    dtype: str = "uint8",
+    progress: Progress,
 ) -> SoftSegmentation:
     """Stream a network's probabilities of a volume to an OME-Zarr and open it."""
     from .. import io
     from ..inference import segment, voxel_size_mismatch
-    from ..training import load_model
+    from ..models import load_model
 
     network, facts = load_model(model)
     if warning := voxel_size_mismatch(facts, volume):

@@ -18,6 +18,7 @@ from .._checks import input_error
 from ._console import Bars, open_tomogram, positive, say
 
 if TYPE_CHECKING:
+    from ..models import SegmentationModel
     from ..training import TrainingSettings
 
 
@@ -64,19 +65,22 @@ def settings_of(args: argparse.Namespace) -> tuple[TrainingSettings, int]:
     return TrainingSettings(device=args.device, seed=args.seed, **given), args.steps or 500
 
 
-def preset_of(args: argparse.Namespace) -> str:
-    """The preset, with `auto` decided by the device."""
-    if args.preset != "auto":
-        return str(args.preset)
+def network_of(args: argparse.Namespace, n_classes: int) -> SegmentationModel:
+    """The network that the arguments ask for, with first weights from the seed."""
     import torch
 
-    return "full" if args.device != "cpu" and torch.cuda.is_available() else "small"
+    from ..models import create_model
+
+    preset = args.preset
+    if preset == "auto":
+        preset = "full" if args.device != "cpu" and torch.cuda.is_available() else "small"
+    torch.manual_seed(args.seed)
+    return create_model(args.model, preset=preset, in_channels=1, out_channels=n_classes)
 
 
 def run(args: argparse.Namespace) -> None:
     """Tomograms and labels in, a trained network out."""
     from .. import io
-    from ..models import create_model
     from ..training import train
     from ..volume import SoftSegmentation
     from ._console import class_names
@@ -88,14 +92,18 @@ def run(args: argparse.Namespace) -> None:
         n_classes = len(first.classes)
     elif args.classes is None:
         raise input_error(
-            "--classes", "names", expected="the names of the classes of a label volume", got="none", fix="give --classes"
+            "--classes",
+            "names",
+            expected="the names of the classes of a label volume",
+            got="none",
+            fix="give --classes",
         )
     else:
         names = class_names(args.classes)
         n_classes = len(names)
         pairs = [(volume, io.as_soft(labels, names)) for volume, labels in pairs]
     settings, steps = settings_of(args)
-    model = create_model(args.model, preset=preset_of(args), in_channels=1, out_channels=n_classes)
+    model = network_of(args, n_classes)
     with Bars() as bars:
         result = train(model, pairs, steps=steps, settings=settings, out=out, progress=bars)
     say(f"{out}: {args.model}, best mean F1 on held-back voxels {result.best_f1:.3f}")
