@@ -47,6 +47,15 @@ def blocks(shape: Shape, block: Shape, halo: int) -> Iterator[Block]:
         yield Block((z[0], y[0], x[0]), (z[1], y[1], x[1]), (z[2], y[2], x[2]))
 
 
+def block_around(shape: Shape, core: Region, halo: int) -> Block:
+    """The one block that is responsible for `core` (slices with bounds), with a halo clipped at the border."""
+    low = [max(c.start - halo, 0) for c in core]
+    high = [min(c.stop + halo, n) for c, n in zip(core, shape, strict=True)]
+    z, y, x = (slice(a, b) for a, b in zip(low, high, strict=True))
+    inner_z, inner_y, inner_x = (slice(c.start - a, c.stop - a) for c, a in zip(core, low, strict=True))
+    return Block(core, (z, y, x), (inner_z, inner_y, inner_x))
+
+
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     """First voxels of tiles along one axis: stride tile - overlap, the last tile shifted to end at the border.
 
@@ -73,7 +82,11 @@ def tile_ramp(length: int, starts: list[int], tile: int, overlap: int, index: in
     width = overlap - 2 * trim
     if width < 0:
         raise input_error(
-            "tile_ramp", "trim", expected=f"at most half the overlap ({overlap // 2})", got=trim, fix="use a larger overlap"
+            "tile_ramp",
+            "trim",
+            expected=f"at most half the overlap ({overlap // 2})",
+            got=trim,
+            fix="use a larger overlap",
         )
     # Centred samples of the line from 0 to 1 over `width` voxels: opposite ramps sum to one exactly.
     rise = np.concatenate([np.zeros(trim), (np.arange(width) + 0.5) / max(width, 1), np.ones(tile)])[:tile]

@@ -208,9 +208,10 @@ def test_an_output_name_that_hides_what_is_in_it(room: Room) -> None:
     room.refuses("pseudolabel", *words, "-o", room.path("soft.mrc"), says=(".zarr",))
 
 
-@pytest.mark.parametrize(
-    "option", [("--size", "0x5"), ("--zoom", "-1"), ("--clip-z", "40", "50"), ("--hide", "nobody")]
-)
+WRONG_PICTURES = [("--size", "0x5"), ("--zoom", "-1"), ("--clip-z", "40", "50"), ("--hide", "nobody")]
+
+
+@pytest.mark.parametrize("option", WRONG_PICTURES)
 def test_wrong_picture_settings(option: tuple[str, ...], room: Room) -> None:
     before = sorted(room.folder.rglob("*"))
     words = (room.path("tomogram.mrc"), "--segmentation", room.path("truth.mrc"), "-o", room.path("o.png"))

@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: MIT
+#include "ops/features.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/parallel.h"
+#include "core/simd.h"
+#include "voxel/gaussian_taps.h"
+#include "voxel/sym_eigen3.h"
+
+namespace cryoet {
+namespace {
+
+constexpr double kSmoothingWindow = 3.5, kFilterWindow = 2.0;
+constexpr double kInner = 0.66;      // DifferenceOfGaussians: sigma of the narrower one
+constexpr double kDerivative = 0.5;  // StructureTensorEigenvalues: sigma of the derivatives, integration at 1
+constexpr long kMargin = 3;          // of stage two: integration radius 2, derivative radius 1
+
+// Stage two at s' <= 1 and window 2 has radii of at most 2 (derivatives of the structure tensor and inner Gaussian: 1).
+struct StageTaps {
+  float g0, g1, g2;  // Gaussian
+  float d1, d2;      // first derivative, antisymmetric
+  float h1, h2;      // second derivative
+  float inner;       // side tap of the inner Gaussian of the difference
+  float narrow;      // side tap of the structure tensor's Gaussian
+  float slope;       // side tap of the structure tensor's derivative
+};
+
+struct StageJob {
+  const float* p;  // smoothed volume at voxel (0, 0, 0) of the tile; three more voxels can be read on each side
+  long stride_z, stride_y;
+  long nz, ny, nx;    // of the tile
+  long width, wide;   // nx in whole vectors; the same with margins
+  StageTaps taps;
+  float offset;
+  const float *sign_z, *sign_y, *sign_x;  // -1 at positions beyond the volume's border, where derivatives are reversed
+  int channel[kFilters];
+  ChannelSink sink;
+};
+
+struct FeatureKernels {
+  void (*stage_two)(const StageJob& job, float* scratch);
+  void (*eigen_row)(const float* tensors, long stride, long width, float* eigenvalues);
+};
+
+constexpr long kSweepRows = 6 * (FeatureBlock::kTile[1] + 4) + 16;  // scratch rows of the widest step of a sweep
+constexpr long kWide = FeatureBlock::kTile[2] + 16;
+constexpr long kScratch = (kSweepRows + 5 * 3 * (FeatureBlock::kTile[1] + 4) + 1) * kWide;
+
+}  // namespace
+}  // namespace cryoet
+
+#define CRYOET_KERNELS "ops/features_kernels.h"
+#include "core/for_each_isa.h"
+
+namespace cryoet {
+
+namespace {
+
+double smoothing_sigma(double s) { return s > 1.0 ? std::sqrt(s * s - 1.0) : s; }
+
+StageTaps stage_taps(double s) {
+  const double own = s > 1.0 ? 1.0 : s;
+  const auto side = [](const Taps& t, int i) { return i <= t.radius ? t.values[t.radius + i] : 0.0f; };
+  const Taps g = gaussian(own, 0, kFilterWindow), d = gaussian(own, 1, kFilterWindow), h = gaussian(own, 2, kFilterWindow);
+  StageTaps k;
+  k.g0 = g.values[g.radius], k.g1 = side(g, 1), k.g2 = side(g, 2);
+  k.d1 = side(d, 1), k.d2 = side(d, 2);
+  k.h1 = side(h, 1), k.h2 = side(h, 2);
+  k.inner = side(gaussian(kInner * own, 0, kFilterWindow), 1);
+  k.narrow = side(gaussian(kDerivative * own, 0, kFilterWindow), 1);
+  k.slope = side(gaussian(kDerivative * own, 1, kFilterWindow), 1);
+  return k;
+}
+
+Box grown_all(Box box, long radius, const long block[3]) {
+  for (int axis = 0; axis < 3; ++axis) box = grown(box, axis, radius, block);
+  return box;
+}
+
+}  // namespace
+
+long FeaturePlan::halo() const {
+  long halo = 0;
+  for (const Scale& scale : scales) {
+    const double s = scale.sigma;
+    if (two_stage) {
+      halo = std::max(halo, gaussian_radius(smoothing_sigma(s), kSmoothingWindow) + kMargin);
+    } else {
+      const long own = gaussian_radius(s, kSmoothingWindow);
+      const long derivative = scale.wants(kStructure) ? gaussian_radius(kDerivative * s, kSmoothingWindow) : 0;
+      halo = std::max(halo, own + derivative);
+    }
+  }
+  return halo;
+}
+
+struct FeatureBlock::Impl {
+  const FeaturePlan& plan;
+  Box core;
+  std::vector<Field> smoothed;    // two-stage: one a scale, the core and kMargin
+  std::vector<float> signs[3];    // from core.start - kMargin on
+  Buffer channels;                // one-stage: everything, [channel][z][y][row]
+  long row = 0;
+
+  Impl(const View3<const float>& block, const Box& core, const FeaturePlan& plan, int threads) : plan(plan), core(core) {
+    Field volume;
+    load(block, plan.offset, threads, volume);
+    if (plan.two_stage)
+      smooth(volume, block.shape, threads);
+    else
+      filter_at_own_scale(volume, block.shape, threads);
+  }
+
+  void smooth(const Field& volume, const long block[3], int threads) {
+    for (int axis = 0; axis < 3; ++axis)
+      for (long i = -kMargin; i < core.shape[axis] + kMargin + Field::kSlack; ++i)
+        signs[axis].push_back(mirror_sign(core.start[axis] + i, block[axis]));
+    Field along_z, along_y;
+    smoothed.resize(plan.scales.size());
+    for (std::size_t i = 0; i < smoothed.size(); ++i) {
+      const Taps taps = gaussian(smoothing_sigma(plan.scales[i].sigma), 0, kSmoothingWindow);
+      Box box = grown_all(core, kMargin + taps.radius, block);
+      const auto extend = [&](int axis) {  // beyond the border too: there stage two finds the mirror image
+        box.start[axis] = core.start[axis] - kMargin;
+        box.shape[axis] = core.shape[axis] + 2 * kMargin;
+      };
+      extend(0);
+      convolve(volume, 0, taps, false, block, box, threads, along_z);
+      extend(1);
+      convolve(along_z, 1, taps, false, block, box, threads, along_y);
+      extend(2);
+      convolve(along_y, 2, taps, false, block, box, threads, smoothed[i]);
+    }
+  }
+
+  float* channel_row(int c, long z, long y) const {
+    return channels.data() + ((c * core.shape[0] + z) * core.shape[1] + y) * row;
+  }
+
+  void filter_at_own_scale(const Field& volume, const long block[3], int threads) {
+    row = round_up(core.shape[2], Field::kRow);
+    channels.reserve(plan.n_channels * core.shape[0] * core.shape[1] * row);
+    for (const Scale& scale : plan.scales) {
+      derivatives(volume, scale, block, threads);
+      if (scale.wants(kStructure)) structure(volume, scale, block, threads);
+    }
+  }
+
+  // fill(z, y) for every row of the core, shared out by planes.
+  template <class Fill>
+  void for_rows(int threads, const Fill& fill) const {
+    parallel_for(core.shape[0], threads, [&](long z) {
+      for (long y = 0; y < core.shape[1]; ++y) fill(z, y);
+    });
+  }
+
+  void eigenvalues(const Field* const tensor[6], int first, int threads) {
+    const auto eigen_row = CRYOET_DISPATCH(feature_kernels).eigen_row;
+    parallel_for(core.shape[0], threads, [&](long z) {
+      Buffer work;
+      float* t = work.reserve(9 * row);
+      for (long y = 0; y < core.shape[1]; ++y) {
+        for (int c = 0; c < 6; ++c)
+          std::memcpy(t + c * row, tensor[c]->row(core.start[0] + z, core.start[1] + y), row * sizeof(float));
+        eigen_row(t, row, row, t + 6 * row);
+        for (int k = 0; k < 3; ++k) std::memcpy(channel_row(first + k, z, y), t + (6 + k) * row, row * sizeof(float));
+      }
+    });
+  }
+
+  // Everything that is a sum of Gaussian derivatives, from shared passes: three along z, six along y, ten along x.
+  void derivatives(const Field& volume, const Scale& scale, const long block[3], int threads) {
+    const bool wanted[3] = {scale.wants(kGaussian) || scale.wants(kDifference), scale.wants(kGradient),
+                            scale.wants(kLaplacian) || scale.wants(kHessian)};
+    if (!wanted[0] && !wanted[1] && !wanted[2]) return;
+    Taps taps[3];
+    for (int order = 0; order < 3; ++order) taps[order] = gaussian(scale.sigma, order, kSmoothingWindow);
+    const long r = taps[0].radius;
+    const Box x_box = grown(core, 2, r, block), yx_box = grown(x_box, 1, r, block);
+    Field along_z, along_y, done[3][3];  // by orders along z and y; the order along x is what is left
+    Field gauss, gradient[3], second[6];
+    for (int oz = 0; oz < 3; ++oz) {
+      convolve(volume, 0, taps[oz], oz > 0, block, yx_box, threads, along_z);
+      for (int oy = 0; oy + oz < 3; ++oy) {
+        convolve(along_z, 1, taps[oy], oy > 0, block, x_box, threads, along_y);
+        for (int total = oz + oy; total < 3; ++total) {
+          const int ox = total - oz - oy;
+          if (!wanted[total]) continue;
+          Field& out = total == 0   ? gauss
+                       : total == 1 ? gradient[oz ? 0 : oy ? 1 : 2]
+                                    : second[oz == 2 ? 0 : oz == 1 ? (oy ? 1 : 2) : oy == 2 ? 3 : oy == 1 ? 4 : 5];
+          convolve(along_y, 2, taps[ox], ox > 0, block, core, threads, out);
+        }
+      }
+    }
+    const auto at = [&](const Field& field, long z, long y) { return field.row(core.start[0] + z, core.start[1] + y); };
+    if (scale.wants(kDifference)) {
+      const Taps inner = gaussian(kInner * scale.sigma, 0, kSmoothingWindow);
+      Field narrow;
+      convolve(volume, 0, inner, false, block, yx_box, threads, along_z);
+      convolve(along_z, 1, inner, false, block, x_box, threads, along_y);
+      convolve(along_y, 2, inner, false, block, core, threads, narrow);
+      for_rows(threads, [&](long z, long y) {
+        const float *wide = at(gauss, z, y), *fine = at(narrow, z, y);
+        float* out = channel_row(scale.channel[kDifference], z, y);
+        for (long x = 0; x < row; ++x) out[x] = wide[x] - fine[x];
+      });
+    }
+    for_rows(threads, [&](long z, long y) {
+      if (scale.wants(kGaussian)) {
+        const float* from = at(gauss, z, y);
+        float* out = channel_row(scale.channel[kGaussian], z, y);
+        for (long x = 0; x < row; ++x) out[x] = from[x] + plan.offset;
+      }
+      if (scale.wants(kGradient)) {
+        const float *a = at(gradient[0], z, y), *b = at(gradient[1], z, y), *c = at(gradient[2], z, y);
+        float* out = channel_row(scale.channel[kGradient], z, y);
+        for (long x = 0; x < row; ++x) out[x] = std::sqrt(a[x] * a[x] + b[x] * b[x] + c[x] * c[x]);
+      }
+      if (scale.wants(kLaplacian)) {
+        const float *a = at(second[0], z, y), *b = at(second[3], z, y), *c = at(second[5], z, y);
+        float* out = channel_row(scale.channel[kLaplacian], z, y);
+        for (long x = 0; x < row; ++x) out[x] = a[x] + b[x] + c[x];
+      }
+    });
+    if (scale.wants(kHessian)) {
+      const Field* tensor[6];
+      for (int c = 0; c < 6; ++c) tensor[c] = &second[c];
+      eigenvalues(tensor, scale.channel[kHessian], threads);
+    }
+  }
+
+  void structure(const Field& volume, const Scale& scale, const long block[3], int threads) {
+    const Taps smooth = gaussian(kDerivative * scale.sigma, 0, kSmoothingWindow);
+    const Taps slope = gaussian(kDerivative * scale.sigma, 1, kSmoothingWindow);
+    const Taps integration = gaussian(scale.sigma, 0, kSmoothingWindow);
+    const Box wide = grown_all(core, integration.radius, block);
+    const Box x_box = grown(wide, 2, smooth.radius, block), yx_box = grown(x_box, 1, smooth.radius, block);
+    Field along_z, along_y, gradient[3], product, tensor[6];
+    for (int axis = 0; axis < 3; ++axis) {
+      convolve(volume, 0, axis == 0 ? slope : smooth, axis == 0, block, yx_box, threads, along_z);
+      convolve(along_z, 1, axis == 1 ? slope : smooth, axis == 1, block, x_box, threads, along_y);
+      convolve(along_y, 2, axis == 2 ? slope : smooth, axis == 2, block, wide, threads, gradient[axis]);
+    }
+    const Box y_box = grown(grown(core, 1, integration.radius, block), 2, integration.radius, block);
+    const Box last = grown(core, 2, integration.radius, block);
+    const Field* all[6];
+    for (int a = 0, c = 0; a < 3; ++a) {
+      for (int b = a; b < 3; ++b, ++c) {
+        product.reset(wide);
+        parallel_for(wide.shape[0], threads, [&](long z) {
+          const float *first = gradient[a].row(wide.start[0] + z, wide.start[1]),
+                      *second = gradient[b].row(wide.start[0] + z, wide.start[1]);
+          float* out = product.row(wide.start[0] + z, wide.start[1]);
+          for (long i = 0; i < wide.shape[1] * product.pitch(); ++i) out[i] = first[i] * second[i];
+        });
+        convolve(product, 0, integration, false, block, y_box, threads, along_z);
+        convolve(along_z, 1, integration, false, block, last, threads, along_y);
+        convolve(along_y, 2, integration, false, block, core, threads, tensor[c]);
+        all[c] = &tensor[c];
+      }
+    }
+    eigenvalues(all, scale.channel[kStructure], threads);
+  }
+};
+
+FeatureBlock::FeatureBlock(const View3<const float>& block, const Box& core, const FeaturePlan& plan, int threads)
+    : impl_(new Impl(block, core, plan, threads)) {}
+FeatureBlock::~FeatureBlock() = default;
+
+void FeatureBlock::tile(const Box& box, const ChannelSink& sink) const {
+  const Impl& shared = *impl_;
+  const long z0 = box.start[0] - shared.core.start[0], y0 = box.start[1] - shared.core.start[1],
+             x0 = box.start[2] - shared.core.start[2];
+  if (!shared.plan.two_stage) {
+    for (int c = 0; c < shared.plan.n_channels; ++c)
+      for (long z = 0; z < box.shape[0]; ++z)
+        for (long y = 0; y < box.shape[1]; ++y)
+          std::memcpy(sink.data + c * sink.stride_c + z * sink.stride_z + y * sink.stride_y,
+                      shared.channel_row(c, z0 + z, y0 + y) + x0, box.shape[2] * sizeof(float));
+    return;
+  }
+  thread_local Buffer scratch;
+  float* work = scratch.reserve(kScratch);
+  const auto stage_two = CRYOET_DISPATCH(feature_kernels).stage_two;
+  for (std::size_t i = 0; i < shared.plan.scales.size(); ++i) {
+    const Scale& scale = shared.plan.scales[i];
+    const Field& field = shared.smoothed[i];
+    StageJob job;
+    job.p = field.row(box.start[0], box.start[1]) + x0 + kMargin;
+    job.stride_z = field.plane(), job.stride_y = field.pitch();
+    job.nz = box.shape[0], job.ny = box.shape[1], job.nx = box.shape[2];
+    job.width = round_up(job.nx, 16), job.wide = job.width + 16;
+    job.taps = stage_taps(scale.sigma);
+    job.offset = shared.plan.offset;
+    job.sign_z = shared.signs[0].data() + z0 + kMargin;
+    job.sign_y = shared.signs[1].data() + y0 + kMargin;
+    job.sign_x = shared.signs[2].data() + x0 + kMargin;
+    std::copy(scale.channel, scale.channel + kFilters, job.channel);
+    job.sink = sink;
+    stage_two(job, work);
+  }
+}
+
+std::vector<Box> tiles(const Box& core) {
+  // Equal parts rather than full ones and a rest; whole vectors along x, whole bricks along z and y.
+  static constexpr long whole[3] = {4, 4, 16};
+  long size[3];
+  for (int axis = 0; axis < 3; ++axis) {
+    const long parts = (core.shape[axis] + FeatureBlock::kTile[axis] - 1) / FeatureBlock::kTile[axis];
+    size[axis] = std::min(round_up((core.shape[axis] + parts - 1) / parts, whole[axis]), FeatureBlock::kTile[axis]);
+  }
+  std::vector<Box> out;
+  for (long z = 0; z < core.shape[0]; z += size[0])
+    for (long y = 0; y < core.shape[1]; y += size[1])
+      for (long x = 0; x < core.shape[2]; x += size[2])
+        out.push_back({{core.start[0] + z, core.start[1] + y, core.start[2] + x},
+                       {std::min(size[0], core.shape[0] - z), std::min(size[1], core.shape[1] - y),
+                        std::min(size[2], core.shape[2] - x)}});
+  return out;
+}
+
+void compute_features(const View3<const float>& block, const Box& core, const FeaturePlan& plan, int threads,
+                      const ChannelSink& sink) {
+  const FeatureBlock features(block, core, plan, threads);
+  const std::vector<Box> boxes = tiles(core);
+  parallel_for(static_cast<long>(boxes.size()), threads, [&](long i) {
+    ChannelSink here = sink;
+    here.data += (boxes[i].start[0] - core.start[0]) * sink.stride_z + (boxes[i].start[1] - core.start[1]) * sink.stride_y +
+                 (boxes[i].start[2] - core.start[2]);
+    features.tile(boxes[i], here);
+  });
+}
+
+}  // namespace cryoet

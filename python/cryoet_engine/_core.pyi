@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""Types of the native module (csrc/bindings). Private: arguments have been checked by filters, features and forest."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+_Float32 = npt.NDArray[np.float32]
+_Triple = tuple[int, int, int]
+
+def instruction_set() -> str:
+    """The instruction set in use: "avx512", "avx2" or "baseline"."""
+
+def use_instruction_set(name: str) -> None:
+    """Use a lower instruction set than the processor has (tests); "best" goes back."""
+
+def gaussian(volume: _Float32, sigma: float, order: _Triple, window: float, threads: int) -> _Float32: ...
+def symmetric_eigenvalues(tensor: Sequence[_Float32], threads: int) -> _Float32: ...
+
+class FeaturePlan:
+    def __init__(
+        self,
+        *,
+        two_stage: bool,
+        offset: float,
+        sigmas: Sequence[float],
+        channels: Sequence[Sequence[int]],
+        n_channels: int,
+    ) -> None: ...
+    @property
+    def halo(self) -> int: ...
+
+def features(
+    plan: FeaturePlan, block: _Float32, start: _Triple, shape: _Triple, threads: int, out: _Float32
+) -> None: ...
+
+class Forest:
+    """A packed forest; the constructor refuses (ValueError) whatever could send a walk out of bounds or around in circles."""
+
+    def __init__(
+        self,
+        *,
+        thresholds: npt.NDArray[np.float32],
+        links: npt.NDArray[np.uint32],
+        tree_start: npt.NDArray[np.int64],
+        leaves: npt.NDArray[np.float64],
+        n_features: int,
+    ) -> None: ...
+    def predict_rows(self, rows: _Float32, threads: int) -> _Float32: ...
+    def predict_block(
+        self, plan: FeaturePlan, block: _Float32, start: _Triple, shape: _Triple, threads: int, out: _Float32
+    ) -> None: ...

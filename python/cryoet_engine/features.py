@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: MIT
+"""The feature channels of pixel classification, streamed in blocks.
+
+Paper 1 labels voxels with ilastik and "all 37 available 3D image features": six filters at seven scales (0.3 for
+GaussianSmoothing only), 61 channels since two filters give three eigenvalues each. `FeatureSpec` says which; the
+arithmetic is in csrc/ops/features.h. The channels of a voxel are the same bits whatever block it was computed in,
+and however many threads worked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+from ._checks import input_error
+from ._progress import Progress, silent
+from .tiling import Block, blocks
+from .volume import Float32Array, Region, Volume, statistics
+
+Compat = Literal["ilastik", "scale-true"]
+
+#: ilastik's filter names, in its order.
+FILTERS = (
+    "GaussianSmoothing",
+    "LaplacianOfGaussian",
+    "GaussianGradientMagnitude",
+    "DifferenceOfGaussians",
+    "StructureTensorEigenvalues",
+    "HessianOfGaussianEigenvalues",
+)
+#: ilastik's scales, in voxels.
+SCALES = (0.3, 0.7, 1.0, 1.6, 3.5, 5.0, 10.0)
+_THREE_CHANNELS = ("StructureTensorEigenvalues", "HessianOfGaussianEigenvalues")
+# Below half a voxel the structure tensor's derivative has no samples left: such scales serve smoothing only.
+_SMALLEST_DERIVATIVE_SCALE = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSpec:
+    """Which channels, in which convention. Channel order: filter, then scale, then eigenvalue (largest first).
+
+    compat: "ilastik" smooths with sqrt(s^2 - 1) and filters at scale 1 (both at s for s <= 1), as ilastik 1.4
+        does; "scale-true" runs each filter at its own scale.
+    filters: names out of `FILTERS`; always used in that order.
+    scales: in voxels, ascending, 0.3 to 100; those under 0.5 are used by GaussianSmoothing only.
+    """
+
+    compat: Compat = "ilastik"
+    filters: tuple[str, ...] = FILTERS
+    scales: tuple[float, ...] = SCALES
+
+    def __post_init__(self) -> None:
+        if self.compat not in get_args(Compat):
+            raise input_error("FeatureSpec", "compat", expected=get_args(Compat), got=self.compat)
+        unknown = [name for name in self.filters if name not in FILTERS]
+        if unknown or not self.filters:
+            raise input_error("FeatureSpec", "filters", expected=f"names out of {FILTERS}", got=self.filters)
+        scales = tuple(float(s) for s in self.scales)
+        if not scales or not all(math.isfinite(s) and 0.3 <= s <= 100 for s in scales):
+            raise input_error("FeatureSpec", "scales", expected="numbers from 0.3 to 100 (voxels)", got=self.scales)
+        if list(scales) != sorted(set(scales)):
+            raise input_error("FeatureSpec", "scales", expected="ascending, none twice", got=self.scales)
+        object.__setattr__(self, "scales", scales)
+        object.__setattr__(self, "filters", tuple(name for name in FILTERS if name in self.filters))
+        if not self._layout:
+            raise input_error(
+                "FeatureSpec", "scales", expected="one scale of at least 0.5 for these filters", got=self.scales
+            )
+
+    @cached_property
+    def _layout(self) -> list[tuple[str, float, int]]:
+        """(filter, scale, channels) in order."""
+        return [
+            (name, scale, 3 if name in _THREE_CHANNELS else 1)
+            for name in self.filters
+            for scale in self.scales
+            if scale >= _SMALLEST_DERIVATIVE_SCALE or name == "GaussianSmoothing"
+        ]
+
+    @cached_property
+    def channel_names(self) -> tuple[str, ...]:
+        """Such as "HessianOfGaussianEigenvalues 1.6 [0]"."""
+        return tuple(
+            f"{name} {scale:g}" + (f" [{i}]" if channels > 1 else "")
+            for name, scale, channels in self._layout
+            for i in range(channels)
+        )
+
+    @property
+    def n_channels(self) -> int:
+        """61 by default."""
+        return len(self.channel_names)
+
+    @cached_property
+    def halo(self) -> int:
+        """Voxels around a block that its channels depend on: 38 by default."""
+        return self._plan(0.0).halo
+
+    def _plan(self, offset: float) -> _core.FeaturePlan:
+        scales = sorted({scale for _, scale, _ in self._layout})
+        channels = [[-1] * len(FILTERS) for _ in scales]
+        first = 0
+        for name, scale, width in self._layout:
+            channels[scales.index(scale)][FILTERS.index(name)] = first
+            first += width
+        return _core.FeaturePlan(
+            two_stage=self.compat == "ilastik", offset=offset, sigmas=scales, channels=channels, n_channels=first
+        )
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """A volume, what to compute from it, and the constant that keeps float32 well conditioned.
+
+    volume: any real dtype, read block by block.
+    offset: subtracted from the volume first and added back to the GaussianSmoothing channels. It belongs to the
+        computation, not to the block: use one value for a whole volume, normally `conditioning_offset`.
+    scale, shift: the volume is read as `scale * v + shift` (see `PixelClassifier.predict_proba`, match_intensity).
+    n_threads: 0 uses every core.
+    """
+
+    volume: Volume
+    spec: FeatureSpec
+    offset: float
+    scale: float = 1.0
+    shift: float = 0.0
+    n_threads: int = 0
+
+    def read(self, region: Region) -> Float32Array:
+        """A region as the filters will see it, checked to be finite."""
+        data = self.volume.block(region)
+        if not np.isfinite(data).all():
+            bad = int(data.size - np.count_nonzero(np.isfinite(data)))
+            where = ", ".join(f"{s.start}:{s.stop}" for s in region)
+            raise input_error(
+                "features", "volume", expected="finite voxels", got=f"{bad} NaN or infinite in [{where}]",
+                fix="replace them first, for example by the mean (--fill)",
+            )  # fmt: skip
+        if (self.scale, self.shift) != (1.0, 0.0):
+            data = np.float32(self.scale) * data + np.float32(self.shift)
+        return data
+
+    @cached_property
+    def plan(self) -> _core.FeaturePlan:
+        """The native module's view of the specification."""
+        return self.spec._plan(self.offset)
+
+    def compute(self, block: Block, out: Float32Array | None = None) -> Float32Array:
+        """Channels (C, z, y, x) of a block's core, into `out` if given (x contiguous)."""
+        start, shape = core_of(block)
+        if out is None:
+            out = np.empty((self.spec.n_channels, *shape), np.float32)
+        _core.features(self.plan, self.read(block.padded), start, shape, self.n_threads, out)
+        return out
+
+
+def core_of(block: Block) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Where a block's core begins within what the block reads, and its shape."""
+    z, y, x = block.inner
+    return (z.start, y.start, x.start), (z.stop - z.start, y.stop - y.start, x.stop - x.start)
+
+
+def conditioning_offset(volume: Volume) -> float:
+    """The volume's mean as float32: in float32 an offset costs the fine channels their digits."""
+    mean = statistics(volume).mean
+    return float(np.float32(mean)) if math.isfinite(mean) else 0.0
+
+
+def as_volume(volume: Volume | npt.NDArray[Any], where: str) -> Volume:
+    """An array becomes a volume of unit voxels; anything but real numbers is refused."""
+    if not isinstance(volume, Volume):
+        volume = Volume(np.asarray(volume), voxel_size_status="unknown")
+    if volume.dtype.kind not in "fiub":
+        raise input_error(where, "volume", expected="real numbers", got=volume.dtype)
+    return volume
+
+
+def block_shape(block: int | Sequence[int] | None, spec: FeatureSpec, where: str) -> tuple[int, int, int]:
+    """A block as (z, y, x). By default 128 voxels a side; 96 for "scale-true", which holds all its channels at once."""
+    if block is None:
+        block = 128 if spec.compat == "ilastik" else 96
+    sides = (block,) * 3 if isinstance(block, int) else tuple(block)
+    if len(sides) != 3 or not all(isinstance(n, int | np.integer) and n >= 1 for n in sides):
+        raise input_error(where, "block", expected="one or three whole numbers of voxels above 0", got=block)
+    return (int(sides[0]), int(sides[1]), int(sides[2]))
+
+
+def feature_stack(
+    volume: Volume | npt.NDArray[Any],
+    spec: FeatureSpec | None = None,
+    *,
+    offset: float | None = None,
+    block: int | Sequence[int] | None = None,
+    n_threads: int = 0,
+    progress: Progress = silent,
+) -> Float32Array:
+    """All channels of a (small) volume, float32 (channels, z, y, x) in the order of `spec.channel_names`.
+
+    offset: see `FeatureSource`; by default the volume's mean. 61 channels take 244 bytes a voxel: for whole
+    tomograms let `PixelClassifier` stream them.
+    """
+    source_volume = as_volume(volume, "feature_stack")
+    spec = FeatureSpec() if spec is None else spec
+    if offset is None:
+        offset = conditioning_offset(source_volume)
+    elif not math.isfinite(offset):
+        raise input_error("feature_stack", "offset", expected="a finite number", got=offset)
+    source = FeatureSource(source_volume, spec, offset, n_threads=n_threads)
+    out = np.empty((spec.n_channels, *source_volume.shape), np.float32)
+    parts = list(blocks(source_volume.shape, block_shape(block, spec, "feature_stack"), spec.halo))
+    for i, part in enumerate(parts):
+        progress("features", i, len(parts))
+        source.compute(part, out[(slice(None), *part.core)])
+    progress("features", len(parts), len(parts))
+    return out

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: MIT
+"""Segmenting a whole tomogram with a network: overlapping tiles, alpha-blended, streamed slab by slab."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, Literal, Protocol, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ._checks import input_error
+from ._progress import Progress, silent
+from .models.checkpoint import ModelInfo, load_model
+from .models.device import autocast, choose_device, place
+from .models.network import SegmentationModel
+from .models.normalisation import Normalisation
+from .tiling import Shape, tile_ramp, tile_starts
+from .volume import Float32Array, SoftSegmentation, Volume, quantise
+
+Blend: TypeAlias = Literal["trimmed", "plain"]
+Device: TypeAlias = Literal["auto", "cpu", "cuda"]
+
+
+class Output(Protocol):
+    """Where slices of probabilities go: a numpy array (class, z, y, x), or what `io.create_segmentation` gives."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+
+    def __setitem__(self, key: Any, value: Any, /) -> None:
+        """Store one region."""
+
+    def __getitem__(self, key: Any, /) -> Any:
+        """Read one region back."""
+
+
+def segment(
+    model: SegmentationModel | str | os.PathLike[str],
+    volume: Volume,
+    *,
+    tile: int = 128,
+    overlap: int = 32,
+    blend: Blend = "trimmed",
+    out: Output | None = None,
+    dtype: npt.DTypeLike = "uint8",
+    batch: int = 1,
+    device: Device = "auto",
+    progress: Progress = silent,
+) -> SoftSegmentation:
+    """Probabilities of every class in every voxel.
+
+    model: a trained network, or its folder. Needs one input channel; classes and normalisation are those of its
+        training (`model.info`), or "class 1", ... and "zscore" for a network that was never trained.
+    volume: (z, y, x). tile, overlap: edge and overlap of tiles in voxels (paper 1, section 4.4: 128 and 32), rounded up
+        to what the network's pooling divides.
+    blend: "plain", the paper's: linear ramps over the overlap. "trimmed": a ramp's last voxels, as many as the network
+        sees far (at most half the overlap), get no weight, because there the network saw the tile's padding instead
+        of the tomogram. Where half the overlap is at least `model.receptive_radius`, the result is that of the network
+        on the whole volume at once.
+    out: takes `out[:, z0:z1, y0:y1, x0:x1] = block`, slices in order, each once; by default an array in memory.
+    dtype: of the result: uint8, uint16 or float32; where `out` is given, its own counts.
+    batch: tiles at a time. Memory holds one slab of tiles (float32, one channel a class), not the volume.
+    progress: once a batch; an exception from it stops the work.
+
+    A volume that does not fit the network's pooling, or is smaller than it, is reflected at its far ends.
+
+    Returns: the segmentation on the volume's grid; its `data` is `out` where that was given.
+
+    Errors: InputError for voxels that are NaN or infinite, tiles that do not fit, or an unknown choice; those of
+    `load_model` for a folder.
+    """
+    if isinstance(model, str | os.PathLike):
+        model, _ = load_model(model)
+    info = _check(model, volume, blend, dtype, batch)
+    plan = _Plan(model, volume.shape, tile, overlap, trimmed=blend == "trimmed")
+    target = choose_device(device, where="segment")
+    normalise = Normalisation.measure(volume, info.normalisation)
+    shape = (len(info.classes), *volume.shape)
+    stored: Any = np.empty(shape, dtype) if out is None else out
+    if tuple(stored.shape) != shape:
+        raise input_error("segment", "out", expected=f"shape (class, z, y, x) = {shape}", got=tuple(stored.shape))
+    was_training = model.training
+    model.eval()
+    place(model, target)
+    try:
+        for z, slab in _slabs(model, volume, normalise, plan, batch, target, progress):
+            stored[:, z : z + slab.shape[1], 0 : shape[2], 0 : shape[3]] = quantise(slab, stored.dtype)
+    except torch.OutOfMemoryError as error:
+        raise input_error(
+            "segment",
+            "memory",
+            expected=f"room for tiles of {tile}",
+            got="none left",
+            fix="use smaller tiles or batch 1",
+        ) from error
+    finally:
+        model.train(was_training)
+    return SoftSegmentation(stored, classes=info.classes, colors=info.colors, **volume.grid())
+
+
+def voxel_size_mismatch(info: ModelInfo, volume: Volume) -> str | None:
+    """A sentence for the user where a tomogram's voxels are over 10 % larger or smaller than the training's.
+
+    None where they agree, or where either size is unknown.
+    """
+    if "unknown" in (info.voxel_size_status, volume.voxel_size_status):
+        return None
+    ratios = [mine / theirs for mine, theirs in zip(volume.voxel_size_A, info.voxel_size_A, strict=True)]
+    if all(1 / 1.1 <= ratio <= 1.1 for ratio in ratios):
+        return None
+    mine, theirs = (
+        " x ".join(f"{length:.4g}" for length in lengths) for lengths in (volume.voxel_size_A, info.voxel_size_A)
+    )
+    return (
+        f"the tomogram's voxels are {mine} Å (z, y, x), the network was trained on {theirs} Å: bin or resample it first"
+    )
+
+
+def _check(model: Any, volume: Any, blend: str, dtype: npt.DTypeLike, batch: int) -> ModelInfo:
+    if not isinstance(model, SegmentationModel):
+        expected = "a network from create_model, or the folder of a trained one"
+        raise input_error("segment", "model", expected=expected, got=type(model).__name__)
+    if not isinstance(volume, Volume):
+        raise input_error("segment", "volume", expected="a Volume", got=type(volume).__name__)
+    if blend not in get_args(Blend):
+        raise input_error("segment", "blend", expected=" or ".join(get_args(Blend)), got=repr(blend))
+    if str(np.dtype(dtype)) not in ("uint8", "uint16", "float32"):
+        raise input_error("segment", "dtype", expected="uint8, uint16 or float32", got=dtype)
+    if not isinstance(batch, int) or batch < 1:
+        raise input_error("segment", "batch", expected="a whole number of at least 1", got=repr(batch))
+    config = model.config
+    if config.in_channels != 1:
+        raise input_error("segment", "model", expected="one input channel", got=config.in_channels)
+    if model.info is not None:
+        return model.info
+    names = tuple(f"class {k + 1}" for k in range(config.out_channels))
+    blank = SoftSegmentation(np.zeros((len(names), 1, 1, 1), np.float32), classes=names)
+    return ModelInfo(classes=names, colors=blank.colors, voxel_size_A=volume.voxel_size_A)
+
+
+class _Plan:
+    """Where tiles lie and what weight their voxels have.
+
+    The volume is thought of as extended at its far ends to multiples of the network's divisor, so that every tile lies
+    on the grid of its pooling, on which alone the network commutes with a shift.
+    """
+
+    def __init__(self, model: SegmentationModel, shape: Shape, tile: int, overlap: int, *, trimmed: bool) -> None:
+        if not isinstance(tile, int) or not isinstance(overlap, int) or tile < 1 or not 0 <= overlap < tile:
+            raise input_error(
+                "segment", "tile, overlap", expected="whole numbers, 0 <= overlap < tile", got=(tile, overlap)
+            )
+        tiles, starts, ramps = [], [], []
+        for length, step, radius in zip(shape, model.divisor, model.receptive_radius, strict=True):
+            extended = -(-length // step) * step
+            edge = min(-(-tile // step) * step, extended)
+            common = min(-(-overlap // step) * step, edge - step)
+            at = tile_starts(extended, edge, common)
+            trim = min(radius, common // 2) if trimmed else 0
+            weights = [tile_ramp(extended, at, edge, common, k, trim=trim) for k in range(len(at))]
+            total = np.zeros(extended, np.float32)
+            for start, weight in zip(at, weights, strict=True):
+                total[start : start + edge] += weight
+            # The last tile, shifted inwards, overlaps by more: divided by their sum, weights sum to one there, too.
+            # They are products over the axes, so this holds in 3D, and no count map is needed.
+            weights = [w / total[s : s + edge] for s, w in zip(at, weights, strict=True)]
+            tiles.append(edge)
+            starts.append(at)
+            ramps.append(weights)
+        self.shape = shape
+        self.tile: Shape = (tiles[0], tiles[1], tiles[2])
+        self.starts, self.ramps = starts, ramps
+
+    def weight(self, k: tuple[int, int, int]) -> Float32Array:
+        """Of the voxels of tile k, (z, y, x)."""
+        z, y, x = (ramp[i] for ramp, i in zip(self.ramps, k, strict=True))
+        weight: Float32Array = z[:, None, None] * y[:, None] * x
+        return weight
+
+
+def _slabs(
+    model: SegmentationModel,
+    volume: Volume,
+    normalise: Normalisation,
+    plan: _Plan,
+    batch: int,
+    device: torch.device,
+    progress: Progress,
+) -> Iterator[tuple[int, Float32Array]]:
+    """Yield (first slice, probabilities (class, slices, y, x)) from top to bottom, each slice once."""
+    depth, height, width = plan.shape
+    sums = np.zeros((model.config.out_channels, plan.tile[0], height, width), np.float32)
+    within = list(product(range(len(plan.starts[1])), range(len(plan.starts[2]))))
+    total, done = len(plan.starts[0]) * len(within), 0
+    progress("segmenting", done, total)
+    for iz, z in enumerate(plan.starts[0]):
+        for first in range(0, len(within), batch):
+            chosen = within[first : first + batch]
+            voxels = np.stack([_read(volume, normalise, plan, (iz, *k)) for k in chosen])
+            with torch.inference_mode(), autocast(device, True):
+                x = torch.from_numpy(voxels[:, None]).to(device).contiguous(memory_format=torch.channels_last_3d)
+                found = model.probabilities(x).clamp_(0, 1)
+            for k, probability in zip(chosen, found.cpu().numpy(), strict=True):
+                y, x0 = plan.starts[1][k[0]], plan.starts[2][k[1]]
+                part = sums[:, :, y : y + plan.tile[1], x0 : x0 + plan.tile[2]]
+                part += (probability * plan.weight((iz, *k)))[:, :, : part.shape[2], : part.shape[3]]
+            done += len(chosen)
+            progress("segmenting", done, total)
+        # Slices above the next slab of tiles have all their weight.
+        following = plan.starts[0][iz + 1] if iz + 1 < len(plan.starts[0]) else depth
+        whole = following - z
+        yield z, np.clip(sums[:, :whole], 0, 1)
+        sums[:, : plan.tile[0] - whole] = sums[:, whole:].copy()
+        sums[:, plan.tile[0] - whole :] = 0
+
+
+def _read(volume: Volume, normalise: Normalisation, plan: _Plan, k: tuple[int, int, int]) -> Float32Array:
+    """The normalised voxels of tile k; beyond the volume's far ends, their reflection."""
+    first = [starts[i] for starts, i in zip(plan.starts, k, strict=True)]
+    region = [slice(s, min(s + n, length)) for s, n, length in zip(first, plan.tile, plan.shape, strict=True)]
+    block = normalise(volume.block((region[0], region[1], region[2])))
+    more = [(0, n - have) for n, have in zip(plan.tile, block.shape, strict=True)]
+    return np.pad(block, more, mode="symmetric") if any(after for _, after in more) else block

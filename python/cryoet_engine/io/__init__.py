@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: MIT
+"""Read and write volumes and soft segmentations: MRC, OME-Zarr, TIFF and HDF5, lazily and in slabs.
+
+`read` opens anything; data come as (z, y, x) with lengths in Å, and are read from the disk as they are sliced.
+What is written appears under its name when it is whole (`partial_path` gives other writers the same).
+"""
+
+from ._files import partial_path
+from ._lazy import LazyArray, fill_nonfinite
+from .omezarr import SegmentationWriter, create_segmentation
+from .segmentation import as_soft, export_classes, read_segmentation
+from .volumes import read, read_volume, write
+
+__all__ = [
+    "LazyArray",
+    "SegmentationWriter",
+    "as_soft",
+    "create_segmentation",
+    "export_classes",
+    "fill_nonfinite",
+    "partial_path",
+    "read",
+    "read_segmentation",
+    "read_volume",
+    "write",
+]

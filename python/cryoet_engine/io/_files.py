@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: MIT
+"""Finding a file, and letting an output appear under its name only when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from .._checks import FileFormatError, file_error
+
+#: What a full disk, a quota, a file size limit or a read-only file system say.
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
+
+
+def existing(path: str | os.PathLike[str]) -> Path:
+    """The path if something is there, else an error that suggests names that are."""
+    path = Path(path)
+    try:
+        found = path.exists()
+    except OSError as error:
+        raise read_error(path, error) from error
+    if found:
+        return path
+    try:
+        names = os.listdir(path.parent)
+    except OSError:
+        names = []
+        where = f"the folder {path.parent} does not exist either" if not path.parent.exists() else ""
+    else:
+        close = difflib.get_close_matches(path.name, names, n=3, cutoff=0.6)
+        close += [name for name in sorted(names) if name.split(".")[0] == path.name.split(".")[0]]
+        where = "did you mean " + " or ".join(list(dict.fromkeys(close))[:3]) + "?" if close else ""
+    raise file_error(path, "file", expected="an existing file", got="none of that name", fix=where)
+
+
+def read_error(path: Path, error: BaseException) -> FileFormatError:
+    """A failure to read as an error for the user."""
+    return file_error(path, "cannot be read", expected="a readable, whole file", got=reason(error))
+
+
+def reason(error: BaseException) -> str:
+    """An exception's own words, without errno and file name."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
+
+
+def is_zarr(folder: Path) -> bool:
+    """Whether a folder is a zarr group or array."""
+    return any((folder / marker).is_file() for marker in ZARR_MARKERS)
+
+
+@contextlib.contextmanager
+def partial_path(path: str | os.PathLike[str], *, replaces: tuple[str, ...] = ZARR_MARKERS) -> Iterator[Path]:
+    """Yield a path to write to; what stands there when the block ends takes the final name, else it is removed.
+
+    The yielded path is `NAME.partial/NAME`, in a folder beside the final place: it bears the final name, so that
+    writers which go by the extension work, and the rename stays within one file system. A file or a folder may be
+    written. Missing parent folders are made. Whatever ends the block early (Ctrl-C included) removes the partial
+    folder and the parents that were made.
+
+    path: final place. A file there is replaced, only at the end. A folder there is replaced only if it is empty or
+        holds one of the files named in `replaces` at its top (by default: if it is a zarr store), so that nobody's
+        other data are ever deleted.
+
+    Errors: FileFormatError where the place cannot be written, where something stands in the way, and where the disk
+    runs full within the block.
+    """
+    path = Path(os.path.abspath(path))
+    _check_replaceable(path, replaces)
+    holder = path.with_name(path.name + ".partial")
+    made = [parent for parent in (path.parent, *path.parents) if not parent.exists()]
+    try:
+        _remove_stale(holder, path.name)
+        holder.mkdir(parents=True)
+    except FileFormatError:
+        raise
+    except OSError as error:
+        _remove_empty(made)
+        raise file_error(
+            path, "cannot be written", expected="a folder that may be written to", got=reason(error)
+        ) from error
+    try:
+        yield holder / path.name
+        _move_into_place(holder / path.name, path, replaces)
+    except BaseException as error:
+        _remove_for_good(holder)
+        _remove_empty(made)
+        trouble = _disk_trouble(error)
+        if trouble and not isinstance(error, FileFormatError):
+            raise file_error(
+                path,
+                "writing failed",
+                expected="room on the disk",
+                got=trouble,
+                fix="nothing was left behind; free some space or write elsewhere",
+            ) from error
+        raise
+    shutil.rmtree(holder, ignore_errors=True)
+
+
+def _check_replaceable(path: Path, replaces: tuple[str, ...]) -> None:
+    if not path.is_dir():
+        return
+    if any(path.iterdir()) and not any((path / marker).is_file() for marker in replaces):
+        raise file_error(
+            path,
+            "output",
+            expected="a new name, or an older output to replace",
+            got="a folder with other data in it",
+            fix="choose another name or remove the folder yourself",
+        )
+
+
+def _remove_stale(holder: Path, name: str) -> None:
+    """Clear what a killed run left behind, but nothing else."""
+    if not holder.exists():
+        return
+    if not holder.is_dir() or not {entry.name for entry in holder.iterdir()} <= {name, "replaced"}:
+        raise file_error(
+            holder, "output", expected="a free name to write to meanwhile", got="other data", fix="move it away"
+        )
+    older = holder / "replaced"
+    if older.exists() and not holder.with_name(name).exists():
+        os.rename(older, holder.with_name(name))  # killed between the two renames: the older output is still good
+    shutil.rmtree(holder)
+
+
+def _move_into_place(partial: Path, path: Path, replaces: tuple[str, ...]) -> None:
+    if not partial.exists():
+        raise file_error(path, "output", expected=f"something written to {partial}", got="nothing")
+    if path.is_dir() != partial.is_dir() and path.exists():
+        kinds = ("a folder", "a file") if path.is_dir() else ("a file", "a folder")
+        raise file_error(path, "output", expected=f"a place for {kinds[1]}", got=f"{kinds[0]} of that name")
+    try:
+        if not path.is_dir():
+            os.replace(partial, path)
+            return
+        _check_replaceable(path, replaces)
+        old = partial.with_name("replaced")
+        os.rename(path, old)
+        try:
+            os.rename(partial, path)
+        except BaseException:
+            os.rename(old, path)
+            raise
+    except PermissionError as error:
+        raise file_error(path, "output", expected="a place that may be written to", got=reason(error)) from error
+
+
+def _remove_for_good(folder: Path) -> None:
+    """Remove a folder, again if it comes back: a library's thread may still finish what an interrupt cut off."""
+    for _ in range(5):
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.05)
+        if not folder.exists():
+            return
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _disk_trouble(error: BaseException | None) -> str | None:
+    """Find a full disk behind an exception: libraries wrap it, group it, or tell of it only in their text."""
+    seen: set[int] = set()
+    todo = [error]
+    while todo:
+        one = todo.pop()
+        if one is None or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, OSError) and one.errno in _DISK_ERRORS:
+            return os.strerror(one.errno).lower()
+        told = re.search(r"errno = (\d+)", str(one))
+        if told and int(told[1]) in _DISK_ERRORS:
+            return os.strerror(int(told[1])).lower()
+        if "No space left" in str(one) or re.search(r"\d+ requested and \d+ written", str(one)):
+            return "no space left on device"  # the second is what numpy's tofile says
+        todo += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
+    return None

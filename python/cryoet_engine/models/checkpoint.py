@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: MIT
+"""A trained network as a folder: `model.safetensors` (weights) and `model.json` (all that is needed to use them).
+
+No pickle anywhere, so that opening somebody's network runs nobody's code and outlives releases of torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from .. import __version__
+from .._checks import CryoETError, file_error
+from ..volume import Triple
+from .network import SegmentationModel
+from .normalisation import NormalisationKind
+from .registry import create_model, model_names
+
+FORMAT_VERSION = 1
+WEIGHTS, FACTS, CURVE = "model.safetensors", "model.json", "curve.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What a training knows of its network.
+
+    classes, colors: names and RGB (0..1), one a class. voxel_size_A: of the training data, (z, y, x), in Å.
+    normalisation: see `Normalisation.measure`. settings: of the training, with its number of steps.
+    metrics: "f1" per class (NaN where a class was not met), "mean_f1", "loss", "accuracy" on held-back voxels, "step".
+    training_data: names of what it was trained on. version: of this package.
+    """
+
+    classes: tuple[str, ...]
+    colors: tuple[Triple, ...]
+    voxel_size_A: Triple
+    voxel_size_status: str = "known"
+    normalisation: NormalisationKind = "zscore"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    training_data: tuple[str, ...] = ()
+    version: str = __version__
+
+
+def save_model(model: SegmentationModel, folder: str | os.PathLike[str], info: ModelInfo | None = None) -> None:
+    """Write a network's weights and facts into a folder, which is made if it is missing.
+
+    info: by default what `train` left in `model.info`. The facts are written last: a folder without them is not whole.
+    """
+    info = info or model.info
+    if info is None:
+        raise file_error(folder, "network", expected="one that was trained", got="no facts about it", fix="give info=")
+    folder = Path(folder)
+    make_folder(folder)
+    weights = save_tensors({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()})
+    facts = {
+        "format": "cryoet-engine network",
+        "format_version": FORMAT_VERSION,
+        "network": dataclasses.asdict(model.config),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        **without_nan(dataclasses.asdict(info)),
+    }
+    replace_file(folder / WEIGHTS, weights)
+    replace_file(folder / FACTS, json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+
+
+def load_model(folder: str | os.PathLike[str]) -> tuple[SegmentationModel, ModelInfo]:
+    """Open a folder of `save_model`: the network, ready to predict on the CPU, and its facts (also in `model.info`).
+
+    Errors: FileFormatError where the folder is missing, of a later format, incomplete, changed after it was written,
+    of a network that is not known here, or where weights do not fit the network.
+    """
+    folder = Path(folder)
+    facts = _read_facts(folder)
+    try:
+        digest = facts["weights_sha256"]
+        info = ModelInfo(**{name: _fact(facts, name) for name in (f.name for f in dataclasses.fields(ModelInfo))})
+        model = create_model(**facts["network"])
+        if not len(info.classes) == len(info.colors) == model.config.out_channels:
+            raise ValueError(f"{len(info.classes)} classes for {model.config.out_channels} channels")
+    except CryoETError as error:
+        known = f"a network of this version ({', '.join(model_names())})"
+        raise file_error(folder / FACTS, "network", expected=known, got=str(error)) from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise file_error(
+            folder / FACTS, "contents", expected="the facts of a network", got=f"{type(error).__name__}: {error}"
+        ) from error
+    try:
+        weights = (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise file_error(folder / WEIGHTS, "weights", expected="a readable file", got=error.strerror) from error
+    if hashlib.sha256(weights).hexdigest() != digest:
+        raise file_error(
+            folder / WEIGHTS,
+            "weights",
+            expected="those that model.json tells of",
+            got="others (changed, or cut short)",
+            fix="copy the folder again, or train anew",
+        )
+    try:
+        tensors = load_tensors(weights)
+    except SafetensorError as error:
+        raise file_error(folder / WEIGHTS, "weights", expected="a whole safetensors file", got=error) from error
+    load_weights(model, tensors, where=folder / WEIGHTS)
+    model.info = info
+    return model.eval(), info
+
+
+def load_weights(model: SegmentationModel, tensors: Mapping[str, Tensor], *, where: object) -> None:
+    """Put named tensors into a network; FileFormatError if one is missing, too many, or of another shape."""
+    wanted = model.state_dict()
+    wrong = [f"no {name}" for name in wanted if name not in tensors]
+    wrong += [f"an unknown {name}" for name in tensors if name not in wanted]
+    wrong += [
+        f"{name} of shape {tuple(tensors[name].shape)} instead of {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in tensors and tensors[name].shape != wanted[name].shape
+    ]
+    if wrong:
+        config = model.config
+        raise file_error(
+            where,
+            "weights",
+            expected=f"those of {config.name} {config.preset}, {config.in_channels} to {config.out_channels} channels",
+            got=", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""),
+        )
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(tensors[name])
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise file_error(folder, "network", expected="the folder of a trained network", got="no folder of that name")
+    try:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise file_error(
+            folder, "network", expected=f"a folder with {FACTS} and {WEIGHTS}", got=f"no {FACTS}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise file_error(folder / FACTS, "contents", expected="readable JSON", got=error) from error
+    if not isinstance(facts, dict) or not isinstance(version := facts.get("format_version"), int):
+        raise file_error(folder / FACTS, "contents", expected="the facts of a network", got="something else")
+    if version > FORMAT_VERSION:
+        raise file_error(
+            folder / FACTS,
+            "format version",
+            expected=f"{FORMAT_VERSION} or lower",
+            got=f"{version}, written by cryoet-engine {facts.get('version')}",
+            fix="install that version or a later one",
+        )
+    return facts
+
+
+def _fact(facts: dict[str, Any], name: str) -> Any:
+    value = facts[name]
+    match name:
+        case "classes" | "training_data":
+            return tuple(str(entry) for entry in value)
+        case "colors":
+            return tuple(_triple(color) for color in value)
+        case "voxel_size_A":
+            return _triple(value)
+        case "metrics":
+            nan = math.nan
+            f1 = tuple(nan if entry is None else float(entry) for entry in value.get("f1", ()))
+            return {key: nan if entry is None else entry for key, entry in value.items()} | {"f1": f1}
+        case _:
+            return value
+
+
+def _triple(value: Any) -> Triple:
+    first, second, third = (float(entry) for entry in value)
+    return first, second, third
+
+
+def without_nan(value: Any) -> Any:
+    """The same structure with None for NaN and infinity, which JSON does not know."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(entry) for entry in value]
+    return value
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and its parents, if they are missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        expected = "a folder, or a place to make one"
+        raise file_error(folder, "cannot be written", expected=expected, got=error.strerror) from error
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file beside its name and rename it when whole."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise file_error(path, "cannot be written", expected="room on the disk", got=error.strerror) from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: MIT
+"""Scale bar, legend and title, drawn onto a picture at sizes that stay legible in print."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..volume import Triple, VoxelSizeStatus
+
+
+class Entry(NamedTuple):
+    """A line of the legend: a class and its linear RGB colour."""
+
+    name: str
+    color: Triple
+
+
+def display_color(color: Triple) -> tuple[int, int, int]:
+    """Linear RGB 0..1 as 8-bit sRGB."""
+    values = (12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055 for v in color)
+    red, green, blue = (round(255 * min(max(v, 0.0), 1.0)) for v in values)
+    return red, green, blue
+
+
+def nice_length(at_most: float) -> float:
+    """The largest of 1, 2, 5 times a power of ten that is not above `at_most` (> 0)."""
+    power = 10.0 ** math.floor(math.log10(at_most))
+    return max((m * power for m in (1, 2, 5) if m * power <= at_most * (1 + 1e-9)), default=power)
+
+
+def scale_label(length: float, status: VoxelSizeStatus) -> str:
+    """`length` in Å, or in voxels where the voxel size is unknown, as text."""
+    if status == "unknown":
+        return f"{length:g} voxel" + ("" if length == 1 else "s")
+    if length >= 10000:
+        text = f"{length / 10000:g} µm"
+    elif length >= 10:
+        text = f"{length / 10:g} nm"
+    else:
+        text = f"{length:g} Å"
+    return text + (" (voxel size estimated)" if status == "estimated" else "")
+
+
+def annotate(
+    image: Image.Image,
+    *,
+    scale: float | None,
+    status: VoxelSizeStatus = "known",
+    legend: Sequence[Entry] = (),
+    title: str = "",
+) -> None:
+    """Draw onto `image` in place: scale bar at the lower right, legend at the upper left, title above.
+
+    scale: Å a pixel (voxels a pixel where `status` is "unknown"); None leaves the bar out.
+    """
+    width, height = image.size
+    size = max(9.0, 0.026 * min(height, 0.75 * width))
+    margin = round(1.5 * size)
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(size)
+
+    def ink(box: tuple[float, float, float, float]) -> tuple[int, ...]:
+        """Dark on light, light on dark, by what lies under the text."""
+        left, top, right, bottom = (round(v) for v in box)
+        part = image.crop((max(left, 0), max(top, 0), max(min(right, width), 1), max(min(bottom, height), 1)))
+        pixels = np.asarray(part.convert("RGBA"), np.float32)
+        clear = pixels[..., 3].mean() < 128  # on a transparent background: it will lie on a page
+        shade = (30, 33, 40) if clear or pixels[..., :3].mean() > 110 else (236, 238, 242)
+        return (*shade, 255) if image.mode == "RGBA" else shade
+
+    top = float(margin)
+    if title:
+        large = ImageFont.load_default(1.35 * size)
+        draw.text((margin, top), title, font=large, fill=ink((margin, top, width / 2, top + 2 * size)), anchor="lt")
+        top += 2.2 * size
+    for entry in legend:
+        color = display_color(entry.color)
+        text_ink = ink((margin, top, margin + 10 * size, top + size))
+        draw.rounded_rectangle(
+            (margin, top, margin + size, top + size), 0.2 * size, fill=color, outline=text_ink, width=max(1, round(size / 18))
+        )
+        draw.text((margin + 1.5 * size, top + size / 2), entry.name, font=font, fill=text_ink, anchor="lm")
+        top += 1.55 * size
+    if scale is not None and math.isfinite(scale) and scale > 0:
+        length = nice_length(0.22 * width * scale)
+        pixels = length / scale
+        thickness = max(2, round(size / 4.5))
+        right, bottom = width - margin, height - margin
+        fill = ink((right - pixels, bottom - 2 * size, right, bottom))
+        draw.rectangle((round(right - pixels), bottom - thickness + 1, right - 1, bottom), fill=fill)
+        text = scale_label(length, status)
+        text_width = draw.textlength(text, font=font)
+        middle = min(right - pixels / 2, right - text_width / 2)
+        draw.text((middle, bottom - thickness - 0.45 * size), text, font=font, fill=fill, anchor="mb")

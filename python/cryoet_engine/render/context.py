@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: MIT
+"""A headless OpenGL 4.3 context through EGL: a graphics card where there is one, Mesa's software renderer otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .._checks import CryoETError, MissingDependencyError, message
+
+_NEEDED = 430  # compute shaders
+_FIX = (
+    "on Debian or Ubuntu: sudo apt-get install libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri (software rendering; "
+    "no graphics card or display is needed)"
+)
+
+
+class DeviceError(CryoETError, RuntimeError):
+    """OpenGL refused something, most often memory."""
+
+
+def create_context() -> Any:
+    """Open a moderngl context. MissingDependencyError, with the packages to install, when that fails."""
+    try:
+        import moderngl  # noqa: PLC0415  (loads OpenGL's loader: only when something is drawn)
+
+        context = moderngl.create_context(standalone=True, backend="egl", require=_NEEDED)
+    except Exception as error:  # moderngl and glcontext raise plain Exception
+        detail = " ".join(str(error).split()) or type(error).__name__
+        raise MissingDependencyError(
+            message("render", "OpenGL", expected="OpenGL 4.3 or newer through EGL", got=detail, fix=_FIX)
+        ) from None
+    if context.version_code < _NEEDED:
+        got = f"version {context.version_code / 100:.1f} ({context.info.get('GL_RENDERER')})"
+        context.release()
+        raise MissingDependencyError(
+            message("render", "OpenGL", expected="OpenGL 4.3 or newer through EGL", got=got, fix=_FIX)
+        )
+    return context
+
+
+@contextmanager
+def opened_context() -> Iterator[Any]:
+    """A context that is released at the end, with all that was made in it."""
+    context = create_context()
+    try:
+        yield context
+    finally:
+        context.release()
+
+
+def check_allocation(context: Any, what: str) -> None:
+    """Raise DeviceError if the last call failed: moderngl itself never says that an allocation did."""
+    error = context.error
+    if error != "GL_NO_ERROR":
+        raise DeviceError(
+            message(
+                "render",
+                what,
+                expected="enough graphics memory",
+                got=error,
+                fix="make the picture smaller or bin the volume",
+            )
+        )
+
+
+def is_software(context: Any) -> bool:
+    """Whether Mesa draws on the CPU."""
+    renderer = str(context.info.get("GL_RENDERER", "")).lower()
+    return any(name in renderer for name in ("llvmpipe", "softpipe", "swrast"))
+
+
+def describe() -> dict[str, str | int | bool]:
+    """The OpenGL that pictures are drawn with, for `cryoet doctor`. Raises MissingDependencyError without one."""
+    with opened_context() as context:
+        info = context.info
+        return {
+            "vendor": str(info["GL_VENDOR"]),
+            "renderer": str(info["GL_RENDERER"]),
+            "version": str(info["GL_VERSION"]),
+            "software": is_software(context),
+            "max_3d_texture": int(info["GL_MAX_3D_TEXTURE_SIZE"]),
+            "max_picture": int(info["GL_MAX_TEXTURE_SIZE"]),
+        }

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: MIT
+"""Training: data, augmentation, losses, metrics, trainer. `training.metrics` needs no torch, so names load lazily."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..models.checkpoint import ModelInfo, load_model, save_model
+    from .metrics import ConfusionMatrix
+    from .settings import TrainingSettings
+    from .trainer import TrainingResult, train
+
+_PLACES = {
+    "ConfusionMatrix": ".metrics",
+    "ModelInfo": "..models.checkpoint",
+    "TrainingResult": ".trainer",
+    "TrainingSettings": ".settings",
+    "load_model": "..models.checkpoint",
+    "save_model": "..models.checkpoint",
+    "train": ".trainer",
+}
+
+__all__ = [
+    "ConfusionMatrix",
+    "ModelInfo",
+    "TrainingResult",
+    "TrainingSettings",
+    "load_model",
+    "save_model",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        return getattr(importlib.import_module(_PLACES[name], __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
