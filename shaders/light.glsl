@@ -9,7 +9,7 @@ uniform float shadow_range;
 uniform float strength_occlusion, strength_shadow;
 
 // Near a surface the ramp is soft: a shadow ray that started in it would shade every surface by itself.
-const float SHADOW_START = 1.5;
+const float SHADOW_START = 2.0;
 
 // Share of light from above that the matter around p lets through: 1 in the open; above an opaque half-space 1/2
 // with the sphere's shift at zero.
@@ -31,7 +31,7 @@ float ambient(vec3 p, uvec3 offset) {
 float shadow(vec3 p, uvec3 offset) {
 #if SHADOW_SAMPLES > 0
     vec3 u = light_sequence(offset, frame);
-    vec3 dir = normalize(light_sphere.xyz + light_sphere.w * direction(u.xy) - p);
+    vec3 dir = off_axis(normalize(light_sphere.xyz + light_sphere.w * direction(u.xy) - p));
     vec3 inverse_dir = 1.0 / dir;
     const float n = float(SHADOW_SAMPLES);
     float clear = 1.0;

@@ -18,7 +18,7 @@ uniform float orthographic;             // 1: parallel rays, 0: through the eye
 uniform vec2 pixel_shift;               // where in the pixel this frame's rays go, 0..1
 uniform float step_length;
 
-const float OPAQUE = 0.985;             // rays end here
+const float OPAQUE = 0.985;             // rays end here, and count as opaque
 
 void main() {
     ivec2 pixel = ivec2(gl_GlobalInvocationID.xy) + ivec2(0, first_row);
@@ -28,7 +28,8 @@ void main() {
     vec3 lateral = ndc.x * right - ndc.y * up;
     vec3 origin = eye + orthographic * lateral;
     vec3 dir = normalize(forward + (1.0 - orthographic) * lateral);
-    vec3 inverse_dir = 1.0 / dir;           // infinite where dir is 0, which the minima below bear
+    dir = off_axis(dir);
+    vec3 inverse_dir = 1.0 / dir;
 
     vec3 to_low = (keep_low - origin) * inverse_dir;
     vec3 to_high = (keep_high - origin) * inverse_dir;
@@ -48,9 +49,9 @@ void main() {
     uvec3 seed = pcg3d(uvec3(pixel, 77u));
     vec2 u = ray_sequence(seed.xy, frame);
     float jitter = JITTER == 1 ? u.x : 0.5;
-    float clear = 1.0;
-    vec3 picked = vec3(0.0), kept = vec3(0.0);
     float draw = unit_interval(pcg3d(uvec3(pixel, frame))).x;
+    float covered = 0.0;
+    vec3 picked = vec3(0.0), drawn = vec3(0.0);
     int steps = int(min(ceil((end - start) / step_length), 65536.0));
     for (int k = 0; k < steps;) {
         float t = start + (float(k) + jitter) * step_length;
@@ -68,20 +69,22 @@ void main() {
         float a = opacity(p);
         if (a <= 0.0) continue;
         // `a` is the opacity of one voxel's length.
-        float share = clear * (1.0 - pow(1.0 - min(a, 0.9999), step_length));
-        clear -= share;
-        if (u.y > 1.0 - clear - share && u.y <= 1.0 - clear) picked = p;
+        float share = (1.0 - covered) * (1.0 - pow(1.0 - min(a, 0.9999), step_length));
+        bool crossed = u.y >= covered && u.y < covered + share;
+        covered += share;
+        picked = crossed ? p : picked;
         // Reservoir of one: the newcomer stays with probability share / sum so far; `draw` is used up and renewed.
-        float chance = share / (1.0 - clear);
+        float chance = share / covered;
         bool stays = draw < chance;
         draw = stays ? draw / chance : (draw - chance) / (1.0 - chance);
-        kept = stays ? p : kept;
-        if (clear < 1.0 - OPAQUE) break;
+        drawn = stays ? p : drawn;
+        if (covered > OPAQUE) break;
     }
-    if (clear >= 1.0) return;
-    // Where the opacity passed u.y: evenly spread over the frames. A ray that stayed clearer draws its lot.
-    if (u.y > 1.0 - clear) picked = kept;
+    if (covered == 0.0) return;
+    // Where the opacity passed u.y, evenly spread over the frames; a ray that stayed clearer than that draws its lot.
+    if (u.y >= covered) picked = drawn;
+    if (covered > OPAQUE) covered = 1.0;
     float light = ambient(picked, pcg3d(seed)) * shadow(picked, pcg3d(seed + 1u));
-    vec4 sum = vec4(light * color(picked), 1.0) * (1.0 - clear);
+    vec4 sum = vec4(light * color(picked), 1.0) * covered;
     imageStore(total, pixel, imageLoad(total, pixel) + sum);
 }

@@ -5,6 +5,11 @@ uniform usampler3D brick_distance;
 uniform vec3 brick_edge;            // of a brick, in the units of a position
 uniform ivec3 brick_count;
 
+// No component is 0: 0 x infinity has no order in a minimum.
+vec3 off_axis(vec3 dir) {
+    return dir + vec3(lessThan(abs(dir), vec3(1e-7))) * 1e-7;
+}
+
 // Along origin + t * dir, a t up to which nothing is visible; t itself where something may be.
 float leap(vec3 origin, vec3 inverse_dir, vec3 dir, float t) {
     vec3 p = origin + t * dir + half_extent;

@@ -17,7 +17,7 @@ from cryoet_engine.models import ModelConfig, ModelInfo, Normalisation, Segmenta
 
 torch.set_num_threads(1)  # small tensors: threads would only wait for each other
 
-SHAPE = (40, 70, 52)
+SHAPE = (20, 46, 36)
 VOXELS = np.random.default_rng(0).normal(100, 9, SHAPE).astype(np.float32)
 VOLUME = Volume(VOXELS, voxel_size_A=(10.0, 11.0, 12.0), origin_A=(1.0, 2.0, 3.0), start=(4, 5, 6), notes=("hi",))
 
@@ -68,14 +68,14 @@ def _direct(model: SegmentationModel, voxels: Any = VOXELS) -> Any:
 
 
 def _error(model: SegmentationModel, **arguments: Any) -> float:
-    found = segment(model, VOLUME, **{"dtype": "float32", "tile": 32, "overlap": 16} | arguments)
+    found = segment(model, VOLUME, **{"dtype": "float32", "tile": 32, "overlap": 14} | arguments)
     return float(np.abs(found.data - _direct(model)).max())
 
 
-@pytest.mark.parametrize(("tile", "overlap"), [(32, 16), (24, 6), (20, 7), (39, 38), (64, 32), (200, 32)])
+@pytest.mark.parametrize(("tile", "overlap"), [(16, 8), (24, 6), (20, 7), (16, 12), (200, 32)])
 @pytest.mark.parametrize("activation", ["softmax", "none"])
 def test_trimmed_equals_direct(tile: int, overlap: int, activation: Any) -> None:
-    """The reach fits half the overlap: no seams. Measured: 4e-7."""
+    """The reach fits half the overlap: no seams. Measured: 2e-7."""
     model = _network(activation=activation)
     direct = np.clip(_direct(model), 0, 1)
     found = segment(model, VOLUME, tile=tile, overlap=overlap, dtype="float32")
@@ -84,22 +84,22 @@ def test_trimmed_equals_direct(tile: int, overlap: int, activation: Any) -> None
 
 
 def test_trimmed_equals_direct_at_the_published_tile() -> None:
-    """128 and 32, three layers. Measured: 4e-7."""
+    """128 and 32, three layers. Measured: 6e-8 (plain ramps: 6e-3)."""
     model = _network()
-    voxels = np.random.default_rng(1).normal(size=(12, 150, 230)).astype(np.float32)
+    voxels = np.random.default_rng(1).normal(size=(4, 140, 134)).astype(np.float32)
     found = segment(model, Volume(voxels), dtype="float32")
     assert np.abs(found.data - _direct(model, voxels)).max() < 1e-6
 
 
 def test_trimmed_equals_direct_with_pooling() -> None:
-    assert _error(_network("test_pooled")) < 1e-6  # measured: 3e-7
+    assert _error(_network("test_pooled")) < 1e-6  # measured: 0, the ramp being a step
 
 
 def test_plain_ramps_show_the_tiles() -> None:
-    """The published blending gives weight to voxels that saw a tile's padding. Measured: 0.03, 0.014 with trimming."""
+    """The published blending gives weight to voxels that saw a tile's padding. Measured: 0.019."""
     model = _network()
     assert _error(model, blend="plain") > 0.005
-    # Where the network sees further than half the overlap, trimming goes as far as it can, and errs.
+    # Where the network sees further than half the overlap, trimming goes as far as it can: 0.035 against 0.052.
     assert 1e-4 < _error(model, overlap=4) < _error(model, overlap=4, blend="plain")
 
 
@@ -120,9 +120,9 @@ def test_stored_types_sum_to_one(dtype: str) -> None:
 
 def test_keeps_the_grid_and_names() -> None:
     model = _network()
-    assert segment(model, VOLUME, tile=32).classes == ("class 1", "class 2", "class 3")
+    assert segment(model, VOLUME).classes == ("class 1", "class 2", "class 3")
     model.info = ModelInfo(classes=("a", "b", "c"), colors=((1, 0, 0),) * 3, voxel_size_A=(1, 1, 1))
-    found = segment(model, VOLUME, tile=32)
+    found = segment(model, VOLUME)
     assert found.grid() == VOLUME.grid()
     assert found.classes == ("a", "b", "c")
     assert found.colors == ((1, 0, 0),) * 3
@@ -186,11 +186,11 @@ def test_streams_slices_in_order_each_once() -> None:
     found = segment(model, VOLUME, tile=16, overlap=8, out=out, dtype="uint8")
     assert (out.written == 1).all()
     assert out.order == sorted(out.order)
-    assert len(out.order) == 4
+    assert len(out.order) == 2
     assert found.data is out
     expected = segment(model, VOLUME, tile=16, overlap=8, dtype="uint16")  # the store's own type counts
     np.testing.assert_array_equal(out.data, expected.data)
-    with pytest.raises(CryoETError, match=r"out: expected shape .*\(3, 40, 70, 52\)"):
+    with pytest.raises(CryoETError, match=r"out: expected shape .*\(3, 20, 46, 36\)"):
         segment(model, VOLUME, out=Recorder((2, *SHAPE)))
 
 
@@ -214,7 +214,7 @@ def test_progress_and_cancelling() -> None:
     segment(
         model, VOLUME, tile=32, overlap=16, progress=lambda stage, done, total, note="": steps.append((done, total))
     )
-    assert [done for done, _ in steps] == list(range(25)) and {total for _, total in steps} == {24}  # noqa: PT018
+    assert steps == [(done, 4) for done in range(5)]
     assert model.training  # as it was
 
     class Stop(Exception):
@@ -230,7 +230,8 @@ def test_progress_and_cancelling() -> None:
 
 def test_the_same_every_time() -> None:
     model = create_model("unet3d", preset="small", out_channels=2, activation="softmax")
-    a, b = (segment(model, VOLUME, tile=32, overlap=16, dtype="float32").data for _ in range(2))
+    small = Volume(VOXELS[:16, :24, :16])
+    a, b = (segment(model, small, tile=16, overlap=8, dtype="float32").data for _ in range(2))
     np.testing.assert_array_equal(a, b)
 
 

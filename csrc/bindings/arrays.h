@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What every binding does with arrays: Python has checked values and made them C-contiguous; here only shapes are checked
-// again, so that a wrong call from inside the package cannot read out of bounds.
+// What every binding does with arrays: Python has checked values and made them C-contiguous; here only shapes are
+// checked again, so that a wrong call from inside the package cannot read out of bounds.
 #pragma once
 
 #include <pybind11/numpy.h>

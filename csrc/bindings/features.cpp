@@ -18,8 +18,10 @@ FeaturePlan feature_plan(bool two_stage, double offset, const std::vector<double
     for (int f = 0; f < kFilters; ++f) {
       scale.channel[f] = channels[i][f];
       const int width = f == kStructure || f == kHessian ? 3 : 1;
-      require(channels[i][f] == -1 || (channels[i][f] >= 0 && channels[i][f] + width <= n_channels), "a channel number is out of range");
-      require(channels[i][f] < 0 || f == kGaussian || sigmas[i] >= 0.5, "scales under 0.5 are for GaussianSmoothing only");
+      require(channels[i][f] == -1 || (channels[i][f] >= 0 && channels[i][f] + width <= n_channels),
+              "a channel number is out of range");
+      require(channels[i][f] < 0 || f == kGaussian || sigmas[i] >= 0.5,
+              "scales under 0.5 are for GaussianSmoothing only");
     }
     plan.scales.push_back(scale);
   }

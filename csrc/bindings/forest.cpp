@@ -30,13 +30,15 @@ static Array<float> py_predict_rows(const Forest& forest, const Array<float>& ro
 }
 
 static void py_predict_block(const Forest& forest, const FeaturePlan& plan, const Array<float>& block,
-                             std::array<long, 3> start, std::array<long, 3> shape, int threads, py::array_t<float> out) {
+                             std::array<long, 3> start, std::array<long, 3> shape, int threads,
+                             py::array_t<float> out) {
   const auto view = volume_view(block);
   const Box core = core_box(view, start, shape);
   const ChannelView v = channel_view(out);
   require(plan.n_channels == forest.n_features(), "the forest was trained on another number of channels");
-  require(v.shape[0] == forest.n_classes() && v.shape[1] == shape[0] && v.shape[2] == shape[1] && v.shape[3] == shape[2],
-          "out must have the shape (classes, core)");
+  require(
+      v.shape[0] == forest.n_classes() && v.shape[1] == shape[0] && v.shape[2] == shape[1] && v.shape[3] == shape[2],
+      "out must have the shape (classes, core)");
   py::gil_scoped_release release;
   predict_block(forest, view, core, plan, threads, {v.data, v.stride_c, v.stride_z, v.stride_y});
 }

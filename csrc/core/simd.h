@@ -36,9 +36,10 @@ inline std::atomic<Isa>& current_isa() {
 
 // The table of one file's kernels for the set in use.
 #ifdef CRYOET_X86_DISPATCH
-#define CRYOET_DISPATCH(table)                                                          \
-  (cryoet::current_isa() == cryoet::Isa::avx512 ? cryoet::avx512::table                 \
-   : cryoet::current_isa() == cryoet::Isa::avx2 ? cryoet::avx2::table : cryoet::baseline::table)
+#define CRYOET_DISPATCH(table)                                          \
+  (cryoet::current_isa() == cryoet::Isa::avx512 ? cryoet::avx512::table \
+   : cryoet::current_isa() == cryoet::Isa::avx2 ? cryoet::avx2::table   \
+                                                : cryoet::baseline::table)
 #else
 #define CRYOET_DISPATCH(table) (cryoet::baseline::table)
 #endif

@@ -31,8 +31,8 @@ struct StageTaps {
 struct StageJob {
   const float* p;  // smoothed volume at voxel (0, 0, 0) of the tile; three more voxels can be read on each side
   long stride_z, stride_y;
-  long nz, ny, nx;    // of the tile
-  long width, wide;   // nx in whole vectors; the same with margins
+  long nz, ny, nx;   // of the tile
+  long width, wide;  // nx in whole vectors; the same with margins
   StageTaps taps;
   float offset;
   const float *sign_z, *sign_y, *sign_x;  // -1 at positions beyond the volume's border, where derivatives are reversed
@@ -64,7 +64,8 @@ double smoothing_sigma(double s) { return s > 1.0 ? std::sqrt(s * s - 1.0) : s; 
 StageTaps stage_taps(double s) {
   const double own = s > 1.0 ? 1.0 : s;
   const auto side = [](const Taps& t, int i) { return i <= t.radius ? t.values[t.radius + i] : 0.0f; };
-  const Taps g = gaussian(own, 0, kFilterWindow), d = gaussian(own, 1, kFilterWindow), h = gaussian(own, 2, kFilterWindow);
+  const Taps g = gaussian(own, 0, kFilterWindow), d = gaussian(own, 1, kFilterWindow),
+             h = gaussian(own, 2, kFilterWindow);
   StageTaps k;
   k.g0 = g.values[g.radius], k.g1 = side(g, 1), k.g2 = side(g, 2);
   k.d1 = side(d, 1), k.d2 = side(d, 2);
@@ -100,12 +101,13 @@ long FeaturePlan::halo() const {
 struct FeatureBlock::Impl {
   const FeaturePlan& plan;
   Box core;
-  std::vector<Field> smoothed;    // two-stage: one a scale, the core and kMargin
-  std::vector<float> signs[3];    // from core.start - kMargin on
-  Buffer channels;                // one-stage: everything, [channel][z][y][row]
+  std::vector<Field> smoothed;  // two-stage: one a scale, the core and kMargin
+  std::vector<float> signs[3];  // from core.start - kMargin on
+  Buffer channels;              // one-stage: everything, [channel][z][y][row]
   long row = 0;
 
-  Impl(const View3<const float>& block, const Box& core, const FeaturePlan& plan, int threads) : plan(plan), core(core) {
+  Impl(const View3<const float>& block, const Box& core, const FeaturePlan& plan, int threads)
+      : plan(plan), core(core) {
     Field volume;
     load(block, plan.offset, threads, volume);
     if (plan.two_stage)
@@ -152,9 +154,12 @@ struct FeatureBlock::Impl {
   // fill(z, y) for every row of the core, shared out by planes.
   template <class Fill>
   void for_rows(int threads, const Fill& fill) const {
-    parallel_for(core.shape[0], threads, [&](long z) {
-      for (long y = 0; y < core.shape[1]; ++y) fill(z, y);
-    });
+    parallel_for(
+        core.shape[0], threads,
+        [&](long z) {
+          for (long y = 0; y < core.shape[1]; ++y) fill(z, y);
+        },
+        core.shape[0] * core.shape[1] * row);
   }
 
   void eigenvalues(const Field* const tensor[6], int first, int threads) {
@@ -190,8 +195,14 @@ struct FeatureBlock::Impl {
           const int ox = total - oz - oy;
           if (!wanted[total]) continue;
           Field& out = total == 0   ? gauss
-                       : total == 1 ? gradient[oz ? 0 : oy ? 1 : 2]
-                                    : second[oz == 2 ? 0 : oz == 1 ? (oy ? 1 : 2) : oy == 2 ? 3 : oy == 1 ? 4 : 5];
+                       : total == 1 ? gradient[oz   ? 0
+                                               : oy ? 1
+                                                    : 2]
+                                    : second[oz == 2   ? 0
+                                             : oz == 1 ? (oy ? 1 : 2)
+                                             : oy == 2 ? 3
+                                             : oy == 1 ? 4
+                                                       : 5];
           convolve(along_y, 2, taps[ox], ox > 0, block, core, threads, out);
         }
       }
@@ -251,12 +262,15 @@ struct FeatureBlock::Impl {
     for (int a = 0, c = 0; a < 3; ++a) {
       for (int b = a; b < 3; ++b, ++c) {
         product.reset(wide);
-        parallel_for(wide.shape[0], threads, [&](long z) {
-          const float *first = gradient[a].row(wide.start[0] + z, wide.start[1]),
-                      *second = gradient[b].row(wide.start[0] + z, wide.start[1]);
-          float* out = product.row(wide.start[0] + z, wide.start[1]);
-          for (long i = 0; i < wide.shape[1] * product.pitch(); ++i) out[i] = first[i] * second[i];
-        });
+        parallel_for(
+            wide.shape[0], threads,
+            [&](long z) {
+              const float *first = gradient[a].row(wide.start[0] + z, wide.start[1]),
+                          *second = gradient[b].row(wide.start[0] + z, wide.start[1]);
+              float* out = product.row(wide.start[0] + z, wide.start[1]);
+              for (long i = 0; i < wide.shape[1] * product.pitch(); ++i) out[i] = first[i] * second[i];
+            },
+            wide.shape[0] * product.plane());
         convolve(product, 0, integration, false, block, y_box, threads, along_z);
         convolve(along_z, 1, integration, false, block, last, threads, along_y);
         convolve(along_y, 2, integration, false, block, core, threads, tensor[c]);
@@ -329,8 +343,8 @@ void compute_features(const View3<const float>& block, const Box& core, const Fe
   const std::vector<Box> boxes = tiles(core);
   parallel_for(static_cast<long>(boxes.size()), threads, [&](long i) {
     ChannelSink here = sink;
-    here.data += (boxes[i].start[0] - core.start[0]) * sink.stride_z + (boxes[i].start[1] - core.start[1]) * sink.stride_y +
-                 (boxes[i].start[2] - core.start[2]);
+    here.data += (boxes[i].start[0] - core.start[0]) * sink.stride_z +
+                 (boxes[i].start[1] - core.start[1]) * sink.stride_y + (boxes[i].start[2] - core.start[2]);
     features.tile(boxes[i], here);
   });
 }

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 // The feature channels of pixel classification (ilastik's 37 features, 61 channels) for the core of a block.
 //
-// A block is what was read: the core and a halo, clipped at the volume's border, so that the block's own mirrors stand where
-// the volume's do and every other one is out of reach. Channels of a core are the same bits whatever the block around it.
+// A block is what was read: the core and a halo, clipped at the volume's border, so that the block's own mirrors stand
+// where the volume's do and every other one is out of reach. Channels of a core are the same bits whatever the block
+// around it.
 //
 // Two-stage ("ilastik"): V is smoothed with sqrt(s^2 - 1) (window 3.5), then each filter runs at s' = 1 (window 2); for
 // s <= 1 both at s. All filters of a scale share one smoothing and one sweep of 19 one-dimensional stencils.
@@ -37,7 +38,8 @@ struct FeaturePlan {
   long halo() const;
 };
 
-// Where channels go: channel c, voxel (z, y, x) of the box asked for at data + c*stride_c + z*stride_z + y*stride_y + x.
+// Where channels go: channel c, voxel (z, y, x) of the box asked for at data + c*stride_c + z*stride_z + y*stride_y +
+// x.
 struct ChannelSink {
   float* data;
   long stride_c, stride_z, stride_y;

@@ -11,14 +11,16 @@
 namespace cryoet {
 namespace CRYOET_ISA {
 
-// Order 0 is written p + sum g_j ((p_-j + p_j) - 2p), order 2 likewise without the leading p: their taps sum to one and to zero
-// exactly, constants pass unchanged, and both share the bracket.
-static inline __attribute__((always_inline)) vf bracket(vf minus, vf centre2, vf plus) { return (minus + plus) - centre2; }
+// Order 0 is written p + sum g_j ((p_-j + p_j) - 2p), order 2 likewise without the leading p: their taps sum to one and
+// to zero exactly, constants pass unchanged, and both share the bracket.
+static inline __attribute__((always_inline)) vf bracket(vf minus, vf centre2, vf plus) {
+  return (minus + plus) - centre2;
+}
 
 // The three orders of a radius-2 kernel along z or y for `n` floats; null outputs are skipped.
 static inline __attribute__((always_inline)) void derivatives(const float* m2, const float* m1, const float* c,
-                                                              const float* p1, const float* p2, const StageTaps& k, long n,
-                                                              float* g, float* d, float* h, float* inner) {
+                                                              const float* p1, const float* p2, const StageTaps& k,
+                                                              long n, float* g, float* d, float* h, float* inner) {
   for (long i = 0; i < n; i += kLanes) {
     const vf v = load(c + i), a1 = load(m1 + i), b1 = load(p1 + i), a2 = load(m2 + i), b2 = load(p2 + i);
     const vf s1 = bracket(a1, v + v, b1), s2 = bracket(a2, v + v, b2);
@@ -30,15 +32,16 @@ static inline __attribute__((always_inline)) void derivatives(const float* m2, c
 }
 
 // Smoothing by the radius-1 kernel with side tap w.
-static inline __attribute__((always_inline)) void smooth3(const float* m, const float* c, const float* p, float w, long n,
-                                                          float* out) {
+static inline __attribute__((always_inline)) void smooth3(const float* m, const float* c, const float* p, float w,
+                                                          long n, float* out) {
   for (long i = 0; i < n; i += kLanes) {
     const vf v = load(c + i);
     store(out + i, v + w * bracket(load(m + i), v + v, load(p + i)));
   }
 }
 
-static inline __attribute__((always_inline)) void difference3(const float* m, const float* p, float w, long n, float* out) {
+static inline __attribute__((always_inline)) void difference3(const float* m, const float* p, float w, long n,
+                                                              float* out) {
   for (long i = 0; i < n; i += kLanes) store(out + i, w * (load(p + i) - load(m + i)));
 }
 
@@ -61,14 +64,16 @@ static inline __attribute__((always_inline)) vf root(vf v) {
 }
 
 static inline void put(const StageJob& job, Filter filter, int k, long z, long y, const float* row) {
-  std::memcpy(job.sink.data + (job.channel[filter] + k) * job.sink.stride_c + z * job.sink.stride_z + y * job.sink.stride_y,
-              row, job.nx * sizeof(float));
+  std::memcpy(
+      job.sink.data + (job.channel[filter] + k) * job.sink.stride_c + z * job.sink.stride_z + y * job.sink.stride_y,
+      row, job.nx * sizeof(float));
 }
 
 // Eigenvalues of a row of tensors t[6][width] -> e[3][width].
 static void eigen_row(const float* t, long stride, long width, float* e) {
   for (long x = 0; x < width; x += 16) {
-    const float *zz = t + x, *zy = zz + stride, *zx = zy + stride, *yy = zx + stride, *yx = yy + stride, *xx = yx + stride;
+    const float *zz = t + x, *zy = zz + stride, *zx = zy + stride, *yy = zx + stride, *yx = yy + stride,
+                *xx = yx + stride;
     float *e0 = e + x, *e1 = e0 + stride, *e2 = e1 + stride;
 #pragma omp simd
     for (int i = 0; i < 16; ++i) sym_eigen3(zz[i], zy[i], zx[i], yy[i], yx[i], xx[i], e0[i], e1[i], e2[i]);
@@ -79,9 +84,9 @@ static void eigen_row(const float* t, long stride, long width, float* e) {
 static void linear_plane(const StageJob& job, long z, float* scratch) {
   const StageTaps& k = job.taps;
   const long wide = job.wide, width = job.width, rows = job.ny + 4;
-  float* along_z = scratch;                // [4][rows][wide]: Gauss, first, second, inner Gauss along z
-  float* b = scratch + 4 * rows * wide;    // [7][wide]: the same along y
-  float* out = b + 7 * wide;               // [4][width] Gauss, Laplacian, gradient, difference; [6][width] Hessian
+  float* along_z = scratch;              // [4][rows][wide]: Gauss, first, second, inner Gauss along z
+  float* b = scratch + 4 * rows * wide;  // [7][wide]: the same along y
+  float* out = b + 7 * wide;             // [4][width] Gauss, Laplacian, gradient, difference; [6][width] Hessian
   float* hessian = out + 4 * width;
   float* e = hessian + 6 * width;
   for (long y = -2; y < job.ny + 2; ++y) {
@@ -124,13 +129,13 @@ static void linear_plane(const StageJob& job, long z, float* scratch) {
 }
 
 // Gradients of plane z for the structure tensor, rows -2 .. ny+1, columns -2 .. width+1, into one slot of the ring.
-// In the mirror a gradient changes its sign along the mirrored axis; the specification mirrors the *products*, so the sign is
-// taken back here, and the products come out even.
+// In the mirror a gradient changes its sign along the mirrored axis; the specification mirrors the *products*, so the
+// sign is taken back here, and the products come out even.
 static void gradient_plane(const StageJob& job, long z, float* slot, float* scratch) {
   const StageTaps& k = job.taps;
   const long wide = job.wide, rows = job.ny + 4;
-  float* c0 = scratch;                         // [ny + 6][wide] smoothed along z
-  float* c1 = scratch + (job.ny + 6) * wide;   // [ny + 6][wide] derived along z
+  float* c0 = scratch;                        // [ny + 6][wide] smoothed along z
+  float* c1 = scratch + (job.ny + 6) * wide;  // [ny + 6][wide] derived along z
   float *e0 = c1 + (job.ny + 6) * wide, *e1 = e0 + wide, *e2 = e1 + wide;
   for (long y = -3; y < job.ny + 3; ++y) {
     const float* p = job.p + z * job.stride_z + y * job.stride_y - 3;
@@ -157,9 +162,9 @@ static void structure_plane(const StageJob& job, long z, const float* const ring
   const StageTaps& k = job.taps;
   const long wide = job.wide, width = job.width, rows = job.ny + 4;
   const float weight[5] = {k.g2, k.g1, k.g0, k.g1, k.g2};
-  float* along_z = scratch;               // [6][rows][wide]
-  float* b = scratch + 6 * rows * wide;   // [wide]
-  float* t = b + wide;                    // [6][width]
+  float* along_z = scratch;              // [6][rows][wide]
+  float* b = scratch + 6 * rows * wide;  // [wide]
+  float* t = b + wide;                   // [6][width]
   float* e = t + 6 * width;
   for (long i = 0; i < rows * wide; i += kLanes) {
     vf zz{}, zy{}, zx{}, yy{}, yx{}, xx{};

@@ -41,7 +41,8 @@ void check(bool ok, const std::string& message) {
 }
 
 // Depth of a tree, after checking that every walk in it ends in a leaf that exists: children lie behind their parent.
-long checked_depth(const TreeNode* tree, std::int64_t n, std::int64_t n_leaves, int n_features, const std::string& name) {
+long checked_depth(const TreeNode* tree, std::int64_t n, std::int64_t n_leaves, int n_features,
+                   const std::string& name) {
   std::vector<std::int32_t> depth(n, 0);
   std::int32_t deepest = 0;
   for (std::int64_t i = 0; i < n; ++i) {
@@ -53,7 +54,8 @@ long checked_depth(const TreeNode* tree, std::int64_t n, std::int64_t n_leaves, 
       continue;
     }
     if (!std::isfinite(node.threshold)) check(false, where + ": its threshold is not finite");
-    if (static_cast<int>(node.feature()) >= n_features) check(false, where + ": it asks for a feature that is not there");
+    if (static_cast<int>(node.feature()) >= n_features)
+      check(false, where + ": it asks for a feature that is not there");
     if (child <= i || child + 1 >= n) check(false, where + ": its children do not lie behind it in the tree");
     depth[child] = std::max(depth[child], depth[i] + 1);
     depth[child + 1] = std::max(depth[child + 1], depth[i] + 1);
@@ -64,9 +66,12 @@ long checked_depth(const TreeNode* tree, std::int64_t n, std::int64_t n_leaves, 
 
 }  // namespace
 
-Forest::Forest(std::vector<TreeNode> nodes, std::vector<std::int64_t> tree_start, std::vector<double> leaves, int n_classes,
-               int n_features)
-    : nodes_(std::move(nodes)), tree_start_(std::move(tree_start)), leaves_(std::move(leaves)), n_classes_(n_classes),
+Forest::Forest(std::vector<TreeNode> nodes, std::vector<std::int64_t> tree_start, std::vector<double> leaves,
+               int n_classes, int n_features)
+    : nodes_(std::move(nodes)),
+      tree_start_(std::move(tree_start)),
+      leaves_(std::move(leaves)),
+      n_classes_(n_classes),
       n_features_(n_features) {
   check(n_classes >= 1 && n_classes <= kMaxClasses, "1 to 255 classes are possible");
   check(n_features >= 1 && n_features <= kMaxFeatures, "1 to 255 features are possible");
@@ -120,8 +125,8 @@ void Forest::predict_packet(const float* features, std::uint64_t mask, float* ou
   std::fill(total, total + n, 0u);
   for (long first = 0; first < n_trees; first += 255) {  // a byte counts no further
     std::fill(counts, counts + n, std::uint8_t{0});
-    kernels.vote(nodes_.data(), tree_start_.data() + first, std::min(255L, n_trees - first), vote_.data(), features, mask,
-                 stack, counts);
+    kernels.vote(nodes_.data(), tree_start_.data() + first, std::min(255L, n_trees - first), vote_.data(), features,
+                 mask, stack, counts);
     for (long i = 0; i < n; ++i) total[i] += counts[i];
   }
   for (long i = 0; i < n; ++i) out[i] = share_[total[i]];
@@ -137,7 +142,8 @@ void predict_rows(const Forest& forest, const float* rows, long n, int threads, 
       const long valid = std::min(kPacket, n - first);
       for (long i = 0; i < valid; ++i)
         for (long f = 0; f < n_features; ++f) packet[f * kPacket + i] = rows[(first + i) * n_features + f];
-      forest.predict_packet(packet.data(), valid == kPacket ? ~0ULL : (1ULL << valid) - 1, proba.data(), scratch.data());
+      forest.predict_packet(packet.data(), valid == kPacket ? ~0ULL : (1ULL << valid) - 1, proba.data(),
+                            scratch.data());
       for (long i = 0; i < valid; ++i)
         for (long k = 0; k < n_classes; ++k) out[(first + i) * n_classes + k] = proba[k * kPacket + i];
     }
@@ -146,8 +152,8 @@ void predict_rows(const Forest& forest, const float* rows, long n, int threads, 
 
 namespace {
 
-// Features of one tile in, probabilities out, brick by brick. Bricks that stick out of the tile repeat its last voxels in lanes
-// that are masked out.
+// Features of one tile in, probabilities out, brick by brick. Bricks that stick out of the tile repeat its last voxels
+// in lanes that are masked out.
 void predict_tile(const Forest& forest, const ChannelSink& features, const long shape[3], const ChannelSink& out) {
   constexpr long kPacket = Forest::kPacket;
   const long n_features = forest.n_features(), n_classes = forest.n_classes();
@@ -163,7 +169,8 @@ void predict_tile(const Forest& forest, const ChannelSink& features, const long 
         for (long f = 0; f < n_features; ++f)
           for (long dz = 0; dz < 4; ++dz)
             for (long dy = 0; dy < 4; ++dy) {
-              const float* from = features.data + f * features.stride_c + (z + std::min(dz, nz - 1)) * features.stride_z +
+              const float* from = features.data + f * features.stride_c +
+                                  (z + std::min(dz, nz - 1)) * features.stride_z +
                                   (y + std::min(dy, ny - 1)) * features.stride_y + x;
               std::memcpy(packet.data() + f * kPacket + dz * 16 + dy * 4, from, 4 * sizeof(float));
             }

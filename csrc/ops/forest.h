@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
 // Soft vote of a random forest: the mean over the trees of the class frequencies in the leaf a sample reaches.
 //
-// Equal to scikit-learn's predict_proba (one job) cast to float32, bit for bit: trees are summed in order in float64, divided
-// by their number, then rounded once. (Forests grown to purity count whole votes instead: the same numbers.)
-// Samples run in packets of 64, a brick of 4 x 4 x 4 voxels: a node is compared once for all 64 and sends a mask of lanes left and
-// right. Neighbouring voxels mostly agree, so a packet visits a few times fewer nodes than its voxels would.
-// Cost, 100 trees, one AVX2 core: 0.6 to 1.7 us a voxel, by the depth of the trees.
+// Equal to scikit-learn's predict_proba (one job) cast to float32, bit for bit: trees are summed in order in float64,
+// divided by their number, then rounded once. (Forests grown to purity count whole votes instead: the same numbers.)
+// Samples run in packets of 64, a brick of 4 x 4 x 4 voxels: a node is compared once for all 64 and sends a mask of
+// lanes left and right. Neighbouring voxels mostly agree, so a packet visits a few times fewer nodes than its voxels
+// would. Cost, 100 trees, one AVX2 core: 0.6 to 1.7 us a voxel, by the depth of the trees.
 #pragma once
 
 #include <cstdint>
@@ -48,7 +48,8 @@ class Forest {
 // rows [n][n_features] -> out [n][n_classes].
 void predict_rows(const Forest& forest, const float* rows, long n, int threads, float* out);
 
-// Probabilities [class](core) of the core of a block, features and forest tile by tile: the channels of a tile are all that exist.
+// Probabilities [class](core) of the core of a block, features and forest tile by tile: the channels of a tile are all
+// that exist.
 void predict_block(const Forest& forest, const View3<const float>& block, const Box& core, const FeaturePlan& plan,
                    int threads, const ChannelSink& sink);
 

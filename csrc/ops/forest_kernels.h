@@ -15,7 +15,8 @@ static inline __attribute__((always_inline)) std::uint64_t lanes_at_most(const f
   std::uint64_t mask = 0;
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i)
-    mask |= static_cast<std::uint64_t>(_mm512_cmp_ps_mask(_mm512_loadu_ps(values + 16 * i), limit, _CMP_LE_OQ)) << 16 * i;
+    mask |= static_cast<std::uint64_t>(_mm512_cmp_ps_mask(_mm512_loadu_ps(values + 16 * i), limit, _CMP_LE_OQ))
+            << 16 * i;
   return mask;
 #elif CRYOET_LANES == 8
   const __m256 limit = _mm256_set1_ps(t);
@@ -44,7 +45,8 @@ static inline __attribute__((always_inline)) void count_votes(std::uint8_t* coun
   const __m512i old = _mm512_loadu_si512(counts);
   _mm512_storeu_si512(counts, _mm512_mask_add_epi8(old, mask, old, _mm512_set1_epi8(1)));
 #elif defined(CRYOET_X86_DISPATCH) && CRYOET_LANES == 8
-  const __m256i byte = _mm256_setr_epi64x(0x0000000000000000, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+  const __m256i byte =
+      _mm256_setr_epi64x(0x0000000000000000, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
   const __m256i bit = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201ULL));
 #pragma GCC unroll 2
   for (int half = 0; half < 2; ++half) {
@@ -58,9 +60,9 @@ static inline __attribute__((always_inline)) void count_votes(std::uint8_t* coun
 #endif
 }
 
-// Send the lanes of `mask` down one tree and call leaf(row, lanes) for each leaf that any of them reaches. `stack` holds
-// the depth of the tree and two more. Both children are written and only those with lanes are kept: the branch that would
-// decide is what the processor cannot predict. A few lanes that have parted from the rest walk on alone.
+// Send the lanes of `mask` down one tree and call leaf(row, lanes) for each leaf that any of them reaches. `stack`
+// holds the depth of the tree and two more. Both children are written and only those with lanes are kept: the branch
+// that would decide is what the processor cannot predict. A few lanes that have parted from the rest walk on alone.
 template <class Leaf>
 static inline __attribute__((always_inline)) void walk_packet(const TreeNode* tree, const float* features,
                                                               std::uint64_t mask, Pending* stack, const Leaf& leaf) {
@@ -96,8 +98,8 @@ static void vote(const TreeNode* nodes, const std::int64_t* tree_start, long n_t
 }
 
 // sums[class][64] += the leaf's frequencies, tree by tree in order.
-static void add(const TreeNode* nodes, const std::int64_t* tree_start, long n_trees, const double* leaves, long n_classes,
-                const float* features, std::uint64_t mask, Pending* stack, double* sums) {
+static void add(const TreeNode* nodes, const std::int64_t* tree_start, long n_trees, const double* leaves,
+                long n_classes, const float* features, std::uint64_t mask, Pending* stack, double* sums) {
   for (long t = 0; t < n_trees; ++t)
     walk_packet(nodes + tree_start[t], features, mask, stack, [&](std::uint32_t row, std::uint64_t lanes) {
       const double* frequency = leaves + row * n_classes;

@@ -13,8 +13,9 @@ namespace cryoet {
 namespace {
 
 struct SeparableKernels {
-  void (*fir_rows)(const float* const* rows, const float* taps, long n_taps, float* const* out, long width);
-  void (*fir_x)(const float* row, const float* taps, long n_taps, float* out, long width);
+  void (*fir_rows)(const float* const* rows, const float* left, const float* right, long r, float* const* out,
+                   long width);
+  void (*fir_x)(const float* row, const float* taps, long r, float* out, long width);
   void (*eigen16)(const float* tensors, float* eigenvalues);
 };
 
@@ -54,18 +55,22 @@ Box grown(Box box, int axis, long radius, const long block[3]) {
 
 void load(const View3<const float>& block, float offset, int threads, Field& out) {
   out.reset({{0, 0, 0}, {block.shape[0], block.shape[1], block.shape[2]}});
-  parallel_for(block.shape[0], threads, [&](long z) {
-    for (long y = 0; y < block.shape[1]; ++y) {
-      const float* from = block.row(z, y);
-      float* to = out.row(z, y);
-      for (long x = 0; x < block.shape[2]; ++x) to[x] = from[x] - offset;
-    }
-  });
+  parallel_for(
+      block.shape[0], threads,
+      [&](long z) {
+        for (long y = 0; y < block.shape[1]; ++y) {
+          const float* from = block.row(z, y);
+          float* to = out.row(z, y);
+          for (long x = 0; x < block.shape[2]; ++x) to[x] = from[x] - offset;
+        }
+      },
+      block.shape[0] * block.shape[1] * block.shape[2]);
 }
 
 namespace {
 
-// Positions of the source along an axis for outputs start - r .. start + n - 1 + r, and three more that only zeros meet.
+// Positions of the source along an axis for outputs start - r .. start + n - 1 + r, and three more that only zeros
+// meet.
 std::vector<long> mirrored(long start, long n, long radius, long length) {
   std::vector<long> at(n + 2 * radius + 3);
   for (long i = 0; i < static_cast<long>(at.size()); ++i)
@@ -73,40 +78,48 @@ std::vector<long> mirrored(long start, long n, long radius, long length) {
   return at;
 }
 
+long volume_of(const Box& box) { return box.shape[0] * box.shape[1] * box.shape[2]; }
+
 // An output beyond the block is the image of one inside, so that its taps are mirrored about that one.
 long inside(long i, long length) { return mirror(i, length); }
 
 void convolve_rows(const Field& source, int axis, const Taps& taps, const long block[3], const Box& box, int threads,
                    Field& out) {
   const long r = taps.radius, n_taps = 2 * r + 1, n = box.shape[axis], other = 1 - axis;
-  std::vector<float> padded(n_taps + 6, 0.0f);
-  std::copy(taps.values.begin(), taps.values.end(), padded.begin() + 3);
+  std::vector<float> left(n_taps + 6, 0.0f), right(n_taps + 6, 0.0f);
+  std::copy(taps.values.begin(), taps.values.begin() + r + 1, left.begin() + 3);
+  std::copy(taps.values.begin() + r + 1, taps.values.end(), right.begin() + 3 + r + 1);
   const auto fir_rows = CRYOET_DISPATCH(separable_kernels).fir_rows;
   const long width = round_up(box.shape[2], Field::kRow), shift = box.start[2] - source.box().start[2];
-  parallel_for(box.shape[other], threads, [&](long line) {
-    const long across = box.start[other] + line;
-    const auto source_row = [&](long i) { return (axis == 0 ? source.row(i, across) : source.row(across, i)) + shift; };
-    const auto out_row = [&](long i) { return axis == 0 ? out.row(i, across) : out.row(across, i); };
-    std::vector<const float*> rows(n_taps + 3);
-    Buffer spare;
-    for (long first = 0; first < n; first += 4) {
-      const long valid = std::min(4L, n - first);
-      // Runs of four that are wholly inside read neighbouring rows; at the mirrors each output has rows of its own.
-      const long begin = box.start[axis] + first;
-      const bool plain = begin >= 0 && begin + valid <= block[axis];
-      for (long sub = 0; sub < (plain ? 1 : valid); ++sub) {
-        const long start = plain ? begin : inside(begin + sub, block[axis]);
-        const auto at = mirrored(start, plain ? valid : 1, r, block[axis]);
-        for (long i = 0; i < n_taps + 3; ++i)
-          rows[i] = source_row(at[std::min<long>(i, static_cast<long>(at.size()) - 4)]);
-        float* to[4];
-        const long count = plain ? valid : 1;
-        for (long q = 0; q < 4; ++q)
-          to[q] = q < count ? out_row(box.start[axis] + first + sub + q) : spare.reserve(width);
-        fir_rows(rows.data(), padded.data() + 3, n_taps, to, width);
-      }
-    }
-  });
+  parallel_for(
+      box.shape[other], threads,
+      [&](long line) {
+        const long across = box.start[other] + line;
+        const auto source_row = [&](long i) {
+          return (axis == 0 ? source.row(i, across) : source.row(across, i)) + shift;
+        };
+        const auto out_row = [&](long i) { return axis == 0 ? out.row(i, across) : out.row(across, i); };
+        std::vector<const float*> rows(n_taps + 3);
+        Buffer spare;
+        for (long first = 0; first < n; first += 4) {
+          const long valid = std::min(4L, n - first);
+          // Runs of four that are wholly inside read neighbouring rows; at the mirrors each output has rows of its own.
+          const long begin = box.start[axis] + first;
+          const bool plain = begin >= 0 && begin + valid <= block[axis];
+          for (long sub = 0; sub < (plain ? 1 : valid); ++sub) {
+            const long start = plain ? begin : inside(begin + sub, block[axis]);
+            const auto at = mirrored(start, plain ? valid : 1, r, block[axis]);
+            for (long i = 0; i < n_taps + 3; ++i)
+              rows[i] = source_row(at[std::min<long>(i, static_cast<long>(at.size()) - 4)]);
+            float* to[4];
+            const long count = plain ? valid : 1;
+            for (long q = 0; q < 4; ++q)
+              to[q] = q < count ? out_row(box.start[axis] + first + sub + q) : spare.reserve(width);
+            fir_rows(rows.data(), left.data() + 3, right.data() + 3, r, to, width);
+          }
+        }
+      },
+      volume_of(box) * n_taps);
 }
 
 void convolve_x(const Field& source, const Taps& taps, const long block[3], const Box& box, int threads, Field& out) {
@@ -121,18 +134,21 @@ void convolve_x(const Field& source, const Taps& taps, const long block[3], cons
   }
   const long plain_begin = std::max(0L, -first), plain_end = std::min(reach, block[2] - first);
   const auto fir_x = CRYOET_DISPATCH(separable_kernels).fir_x;
-  parallel_for(box.shape[0], threads, [&](long line) {
-    const long z = box.start[0] + line;
-    Buffer extended;
-    float* row = extended.reserve(width + 2 * r + Field::kRow);
-    for (long y = box.start[1]; y < box.start[1] + box.shape[1]; ++y) {
-      const float* from = source.row(z, y);
-      for (long i = 0; i < plain_begin; ++i) row[i] = from[at[i]];
-      std::memcpy(row + plain_begin, from + at[plain_begin], (plain_end - plain_begin) * sizeof(float));
-      for (long i = plain_end; i < reach; ++i) row[i] = from[at[i]];
-      fir_x(row, taps.values.data(), 2 * r + 1, out.row(z, y), width);
-    }
-  });
+  parallel_for(
+      box.shape[0], threads,
+      [&](long line) {
+        const long z = box.start[0] + line;
+        Buffer extended;
+        float* row = extended.reserve(width + 2 * r + Field::kRow);
+        for (long y = box.start[1]; y < box.start[1] + box.shape[1]; ++y) {
+          const float* from = source.row(z, y);
+          for (long i = 0; i < plain_begin; ++i) row[i] = from[at[i]];
+          std::memcpy(row + plain_begin, from + at[plain_begin], (plain_end - plain_begin) * sizeof(float));
+          for (long i = plain_end; i < reach; ++i) row[i] = from[at[i]];
+          fir_x(row, taps.values.data(), r, out.row(z, y), width);
+        }
+      },
+      volume_of(box) * (2 * r + 1));
 }
 
 }  // namespace
@@ -142,14 +158,17 @@ void convolve(const Field& source, int axis, const Taps& taps, bool derivative, 
   out.reset(box);
   if (block[axis] == 1) {  // mirrored onto itself: order 0 is the identity, a derivative zero
     const long shift = box.start[2] - source.box().start[2];
-    parallel_for(box.shape[0], threads, [&](long line) {
-      const long z = box.start[0] + line;
-      for (long y = box.start[1]; y < box.start[1] + box.shape[1]; ++y) {
-        float* to = out.row(z, y);
-        const float* from = source.row(axis == 0 ? 0 : z, axis == 1 ? 0 : y);
-        for (long x = 0; x < box.shape[2]; ++x) to[x] = derivative ? 0.0f : from[axis == 2 ? 0 : x + shift];
-      }
-    });
+    parallel_for(
+        box.shape[0], threads,
+        [&](long line) {
+          const long z = box.start[0] + line;
+          for (long y = box.start[1]; y < box.start[1] + box.shape[1]; ++y) {
+            float* to = out.row(z, y);
+            const float* from = source.row(axis == 0 ? 0 : z, axis == 1 ? 0 : y);
+            for (long x = 0; x < box.shape[2]; ++x) to[x] = derivative ? 0.0f : from[axis == 2 ? 0 : x + shift];
+          }
+        },
+        volume_of(box));
   } else if (axis == 2) {
     convolve_x(source, taps, block, box, threads, out);
   } else {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 // One-dimensional convolution along one axis of a block, the building brick of every filter.
 //
-// Coordinates are those of the block that was read (0 = its first voxel). A `Field` covers a box of them, possibly reaching
-// beyond the block, where it holds the mirror image. Boundary: mirror without repeating the edge sample, applied at each pass.
-// Every output is the sum of its taps in one fixed order by one fixed vector instruction, whatever the box, the
-// position in it or the number of threads: that is what makes tiles equal the whole bit for bit.
+// Coordinates are those of the block that was read (0 = its first voxel). A `Field` covers a box of them, possibly
+// reaching beyond the block, where it holds the mirror image. Boundary: mirror without repeating the edge sample,
+// applied at each pass. Every output is the sum of its taps in one fixed order by one fixed vector instruction,
+// whatever the box, the position in it or the number of threads: that is what makes tiles equal the whole bit for bit.
 // Cost: 2r + 1 fused multiply-adds an output voxel.
 #pragma once
 
@@ -50,16 +50,17 @@ class Field {
 void load(const View3<const float>& block, float offset, int threads, Field& out);
 
 // out[box] = taps (*) source along `axis`. `block` is the shape of the block, where the mirrors stand. `source` must
-// cover every voxel that the taps reach after mirroring, and `box` on the other axes. On an axis of length one an order-0
-// kernel (`derivative` false) copies and a derivative gives zero. Out must not be the source.
+// cover every voxel that the taps reach after mirroring, and `box` on the other axes. On an axis of length one an
+// order-0 kernel (`derivative` false) copies and a derivative gives zero. Out must not be the source.
 void convolve(const Field& source, int axis, const Taps& taps, bool derivative, const long block[3], const Box& box,
               int threads, Field& out);
 
 // The box an input must have for `box` to be computed from it along `axis` with radius r.
 Box grown(Box box, int axis, long radius, const long block[3]);
 
-// Whole-volume correlation with Gaussians of the given orders (z, y, x), one sigma; derivatives first, so that a constant
-// offset of the volume is gone before it can cost accuracy. out: C order, the shape of the volume, not aliasing it.
+// Whole-volume correlation with Gaussians of the given orders (z, y, x), one sigma; derivatives first, so that a
+// constant offset of the volume is gone before it can cost accuracy. out: C order, the shape of the volume, not
+// aliasing it.
 void gaussian_filter(const View3<const float>& volume, double sigma, const int order[3], double window, int threads,
                      float* out);
 

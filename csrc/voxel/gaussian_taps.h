@@ -9,10 +9,12 @@
 namespace cryoet {
 
 // r = floor(window * sigma + 0.5)
-CRYOET_HD int gaussian_radius(double sigma, double window) { return static_cast<int>(std::floor(window * sigma + 0.5)); }
+CRYOET_HD int gaussian_radius(double sigma, double window) {
+  return static_cast<int>(std::floor(window * sigma + 0.5));
+}
 
-// taps[0..2r], to be correlated with the samples. Order 0 sums to 1; order 1 is scaled so that sum k(x) x = 1; order 2 has
-// its mean removed and is scaled so that 1/2 sum k(x) x^2 = 1. Orders 1 and 2 need r >= 1.
+// taps[0..2r], to be correlated with the samples. Order 0 sums to 1; order 1 is scaled so that sum k(x) x = 1; order 2
+// has its mean removed and is scaled so that 1/2 sum k(x) x^2 = 1. Orders 1 and 2 need r >= 1.
 CRYOET_HD void gaussian_taps(double sigma, int radius, int order, double* taps) {
   const int n = 2 * radius + 1;
   double sum = 0.0;

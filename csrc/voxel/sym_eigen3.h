@@ -10,10 +10,11 @@ namespace cryoet {
 
 // The trigonometric solution of the deviatoric part B = A - q I (O. K. Smith, Comm. ACM 4, 168, 1961): with
 // p^2 = tr(B^2)/6 and t = det(B)/(2 p^3) = cos(3 phi), the roots are q + 2p cos(phi + 2 pi k/3).
-// Float64 inside: at large scales the structure tensor is nearly of rank one, and the float32 form loses its third eigenvalue.
-// For u = 1 - |t| both 1 - cos(phi) = u C(u) and sin(phi) = sqrt(u) S(u) have polynomials C and S that are good to 2e-10
-// (Chebyshev interpolation on [0, 1]; phi lies in [0, pi/6]): no arc cosine, and two nearly equal roots keep their
-// difference, which is proportional to sin(phi). Scalars in, references out, since gcc 12 does not vectorise loops over small structs.
+// Float64 inside: at large scales the structure tensor is nearly of rank one, and the float32 form loses its third
+// eigenvalue. For u = 1 - |t| both 1 - cos(phi) = u C(u) and sin(phi) = sqrt(u) S(u) have polynomials C and S that are
+// good to 2e-10 (Chebyshev interpolation on [0, 1]; phi lies in [0, pi/6]): no arc cosine, and two nearly equal roots
+// keep their difference, which is proportional to sin(phi). Scalars in, references out, since gcc 12 does not vectorise
+// loops over small structs.
 CRYOET_HD void sym_eigen3(float zz, float zy, float zx, float yy, float yx, float xx, float& e0, float& e1, float& e2) {
   const double a = zz, b = yy, c = xx, d = zy, e = zx, f = yx;
   const double q = (a + b + c) * (1.0 / 3.0);

@@ -8,9 +8,9 @@
 
 namespace cryoet {
 
-// An inner node sends x left when feature <= threshold, to `child`, else right, to `child + 1`; both lie behind the node.
-// The threshold is the trained float64 one rounded down to float32, which answers the same for every float32 feature.
-// A leaf has feature kLeaf, and `child` is its row in the table of leaves.
+// An inner node sends x left when feature <= threshold, to `child`, else right, to `child + 1`; both lie behind the
+// node. The threshold is the trained float64 one rounded down to float32, which answers the same for every float32
+// feature. A leaf has feature kLeaf, and `child` is its row in the table of leaves.
 struct TreeNode {
   static constexpr std::uint32_t kLeaf = 255;
 

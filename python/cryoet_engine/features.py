@@ -135,7 +135,8 @@ class FeatureSource:
 
     def read(self, region: Region) -> Float32Array:
         """A region as the filters will see it, checked to be finite."""
-        data = self.volume.block(region)
+        with np.errstate(over="ignore"):  # too large for float32 is refused below
+            data = self.volume.block(region)
         if not np.isfinite(data).all():
             bad = int(data.size - np.count_nonzero(np.isfinite(data)))
             where = ", ".join(f"{s.start}:{s.stop}" for s in region)

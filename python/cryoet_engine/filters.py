@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -39,9 +39,8 @@ def _sigma(value: float, where: str, name: str = "sigma") -> float:
 
 
 def _like(volume: VolumeOrArray, data: Float32Array) -> VolumeOrArray:
-    if isinstance(volume, Volume):
-        return volume.with_data(data)
-    return data
+    made: Any = volume.with_data(data) if isinstance(volume, Volume) else data
+    return cast(VolumeOrArray, made)
 
 
 def _derivative(where: str, sigma: float, window: float) -> Callable[[Float32Array, Sequence[int]], Float32Array]:

@@ -224,7 +224,8 @@ class PixelClassifier:
     def predict_rows(self, x: npt.ArrayLike) -> Float32Array:
         """Probabilities (n, classes) of plain samples (n, features); both float32."""
         forest = self._ready("predict_rows")
-        rows = np.ascontiguousarray(x, dtype=np.float32)
+        with np.errstate(over="ignore"):  # too large for float32 is refused below
+            rows = np.ascontiguousarray(x, dtype=np.float32)
         if rows.ndim != 2 or rows.shape[1] != self.n_features:
             raise input_error("predict_rows", "x", expected=f"shape (n, {self.n_features})", got=f"shape {rows.shape}")
         if not np.isfinite(rows).all():
@@ -302,9 +303,7 @@ class PixelClassifier:
         ratio = [new / old for new, old in zip(volume.voxel_size_A, self.training.voxel_size_A, strict=True)]
         if max(max(r, 1 / r) for r in ratio) <= 1.1:
             return None
-        sizes = [
-            "{:.4g} x {:.4g} x {:.4g} Å".format(*size) for size in (volume.voxel_size_A, self.training.voxel_size_A)
-        ]
+        sizes = ["{:.4g} x {:.4g} x {:.4g} Å".format(*grid.voxel_size_A) for grid in (volume, self.training)]
         return (
             f"voxels of {sizes[0]} (z, y, x), but the forest was trained on {sizes[1]}: its features have "
             "another scale here; bin or resample the tomogram to match"

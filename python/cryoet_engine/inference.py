@@ -161,16 +161,16 @@ class _Plan:
             common = min(-(-overlap // step) * step, edge - step)
             at = tile_starts(extended, edge, common)
             trim = min(radius, common // 2) if trimmed else 0
-            weights = [tile_ramp(extended, at, edge, common, k, trim=trim) for k in range(len(at))]
-            total = np.zeros(extended, np.float32)
+            weights = [tile_ramp(extended, at, edge, common, k, trim=trim).astype(float) for k in range(len(at))]
+            total = np.zeros(extended)
             for start, weight in zip(at, weights, strict=True):
                 total[start : start + edge] += weight
             # The last tile, shifted inwards, overlaps by more: divided by their sum, weights sum to one there, too.
             # They are products over the axes, so this holds in 3D, and no count map is needed.
-            weights = [w / total[s : s + edge] for s, w in zip(at, weights, strict=True)]
+            shares = [(w / total[s : s + edge]).astype(np.float32) for s, w in zip(at, weights, strict=True)]
             tiles.append(edge)
             starts.append(at)
-            ramps.append(weights)
+            ramps.append(shares)
         self.shape = shape
         self.tile: Shape = (tiles[0], tiles[1], tiles[2])
         self.starts, self.ramps = starts, ramps

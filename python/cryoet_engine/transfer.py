@@ -72,8 +72,8 @@ class Ramp:
     def __call__(self, probability: npt.ArrayLike) -> Float32Array:
         """Opacity of probabilities 0..1, any shape."""
         p = np.asarray(probability, np.float32)
-        ramp = np.clip((p - np.float32(self.left)) / np.float32(self.right - self.left), 0, 1)
-        return (ramp * np.float32(self.opacity)).astype(np.float32)
+        ramp: Float32Array = np.clip((p - np.float32(self.left)) / np.float32(self.right - self.left), 0, 1)
+        return ramp * np.float32(self.opacity)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +99,7 @@ class RawRamp:
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
                 raise input_error("RawRamp", name, expected="a finite number", got=repr(value))
         if self.at_zero == self.at_one:
-            raise input_error(
-                "RawRamp", "at_zero, at_one", expected="two different grey values", got=self.at_one
-            )
+            raise input_error("RawRamp", "at_zero, at_one", expected="two different grey values", got=self.at_one)
         _in_range("RawRamp", "left", self.left, 0.0, 1.0)
         _in_range("RawRamp", "right", self.right, 0.0, 1.0)
         if self.left >= self.right:
@@ -121,7 +119,8 @@ class RawRamp:
         """Low-pass a block (z, y, x) of raw voxels and map it to 0..1; non-finite voxels count as `at_zero`."""
         finite = np.nan_to_num(block, nan=self.at_zero, posinf=self.at_zero, neginf=self.at_zero)
         smooth = _low_pass(finite, self.low_pass_sigma_vox)
-        return np.clip((smooth - np.float32(self.at_zero)) / np.float32(self.at_one - self.at_zero), 0, 1)
+        grey: Float32Array = (smooth - np.float32(self.at_zero)) / np.float32(self.at_one - self.at_zero)
+        return np.clip(grey, 0, 1, out=grey)
 
 
 def _low_pass_radius(sigma_vox: float) -> int:
@@ -145,9 +144,7 @@ def automatic_threshold(histogram: npt.ArrayLike) -> float | None:
     """
     counts = np.asarray(histogram, np.float64)
     if counts.shape != (256,):
-        raise input_error(
-            "automatic_threshold", "histogram", expected="256 bins", got=f"shape {counts.shape}"
-        )
+        raise input_error("automatic_threshold", "histogram", expected="256 bins", got=f"shape {counts.shape}")
     occupied = np.flatnonzero(counts)
     if occupied.size < 2:
         return None
@@ -170,11 +167,11 @@ def automatic_threshold(histogram: npt.ArrayLike) -> float | None:
 def _bytes_of(plane: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Probabilities as stored (uint8, uint16 or float32) on 256 levels, rounded to nearest; NaN counts as 0."""
     if plane.dtype == np.uint8:
-        return plane
+        return np.asarray(plane, np.uint8)
     if plane.dtype == np.uint16:
-        return ((plane.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return np.asarray((plane.astype(np.uint32) + 128) // 257, np.uint8)
     finite = np.nan_to_num(plane.astype(np.float32), nan=0.0)
-    return np.rint(np.clip(finite, 0, 1) * np.float32(255)).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(finite, 0, 1) * np.float32(255)), np.uint8)
 
 
 def _slabs(depth: int, thickness: int = _SLAB) -> Iterable[slice]:
@@ -189,7 +186,7 @@ def _class_thresholds(
     thresholds = np.full((len(segmentation.classes), depth), np.nan)
     has_foreground = np.zeros(thresholds.shape, bool)
     for slab in _slabs(depth):
-        data = np.asarray(segmentation.data[:, slab])
+        data = np.asarray(segmentation.data[:, slab, :, :])
         for index, planes in enumerate(data):
             for z, plane in enumerate(planes, slab.start):
                 histogram = np.bincount(_bytes_of(plane).ravel(), minlength=256)
@@ -218,34 +215,37 @@ def _estimate_raw(
     low_pass_sigma_vox: float,
     progress: Progress,
 ) -> RawRamp:
-    """Where the raw volume's ramp lies, from an even sample of low-passed voxels."""
+    """Where the raw volume's ramp lies, from an even sample of its low-passed voxels.
+
+    It spans what the visible classes are made of, from their 2nd percentile (0) to their 75th (1). A threshold over
+    the whole volume, as for the classes, would rub out whichever of them is the palest (the lumen, on real data):
+    the classes already say what is there, the raw volume gives them their texture.
+    """
     depth, height, width = volume.shape
     stride = max(1, round((depth * height * width / _RAW_SAMPLES) ** (1 / 3)))
-    every = (slice(None, None, stride),) * 3
-    greys, visible = [], []
-    for block in blocks(volume.shape, (max(_SLAB // stride, 1) * stride, height, width), _low_pass_radius(low_pass_sigma_vox)):
+    slab = max(_SLAB // stride, 1) * stride
+    inner = (slice(None, None, stride),) * 3
+    greys, opacities = [], []
+    for block in blocks(volume.shape, (slab, height, width), _low_pass_radius(low_pass_sigma_vox)):
         voxels = volume.block(block.padded)
         finite = np.isfinite(voxels)
         if not finite.all():
             voxels = np.where(finite, voxels, voxels[finite].mean() if finite.any() else np.float32(0))
-        grey = _low_pass(voxels, low_pass_sigma_vox)[block.inner][every]
-        probability = segmentation.block(tuple(slice(s.start, s.stop, stride) for s in block.core))  # type: ignore[arg-type]
-        clear = np.ones(grey.shape, np.float32)
+        greys.append(_low_pass(voxels, low_pass_sigma_vox)[block.inner][inner].ravel())
+        stored = np.asarray(segmentation.data[(slice(None), *block.core)])[(slice(None), *inner)]
+        probability = stored / np.float32(segmentation.unit)
+        clear = np.ones(probability.shape[1:], np.float32)
         for ramp, values in zip(ramps, probability, strict=True):
             if ramp.visible:
-                clear *= 1 - ramp(values)
-        greys.append(grey.ravel())
-        visible.append((1 - clear).ravel())
+                clear *= 1 - ramp(np.nan_to_num(values))
+        opacities.append(1 - clear.ravel())
         progress("raw ramp", block.core[0].stop, depth)
-    grey = np.concatenate(greys)
-    weight = np.concatenate(visible)
     sign = -1.0 if protein == "dark" else 1.0
-    low, high = np.percentile(sign * grey, (1, 99))
-    seen = sign * grey[weight > 0.25]
-    if seen.size >= 100:
-        low, high = np.percentile(seen, (2, 75))
-    if not high > low:
-        low, high = low - 0.5, high + 0.5
+    grey = sign * np.concatenate(greys)
+    visible = grey[np.concatenate(opacities) > 0.25]
+    low, high = np.percentile(visible, (2, 75)) if visible.size >= 100 else np.percentile(grey, (1, 99))
+    if not high > low:  # a constant volume: nothing to multiply with, so it multiplies by one
+        low, high = high - 1.0, high
     return RawRamp(low_pass_sigma_vox=low_pass_sigma_vox, at_zero=float(sign * low), at_one=float(sign * high))
 
 
@@ -301,9 +301,7 @@ class TransferFunction:
         Raises InputError where shapes differ or `protein` is neither.
         """
         if protein not in ("dark", "bright"):
-            raise input_error(
-                "TransferFunction.estimate", "protein", expected='"dark" or "bright"', got=protein
-            )
+            raise input_error("TransferFunction.estimate", "protein", expected='"dark" or "bright"', got=protein)
         _in_range("TransferFunction.estimate", "low_pass_sigma_vox", low_pass_sigma_vox, 0.0, 20.0)
         _in_range("TransferFunction.estimate", "foreground", foreground, 0.0, 1.0)
         thresholds, has_foreground = _class_thresholds(segmentation, foreground, progress)
@@ -344,9 +342,7 @@ class TransferFunction:
 
     def _index(self, name: str) -> int:
         if name not in self.classes:
-            raise input_error(
-                "TransferFunction", "class name", expected=f"one of {self.classes}", got=repr(name)
-            )
+            raise input_error("TransferFunction", "class name", expected=f"one of {self.classes}", got=repr(name))
         return self.classes.index(name)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -356,8 +352,7 @@ class TransferFunction:
             "kind": "cryoet-engine transfer function",
             "version": _VERSION,
             "classes": [
-                {"name": name, **dataclasses.asdict(ramp)}
-                for name, ramp in zip(self.classes, self.ramps, strict=True)
+                {"name": name, **dataclasses.asdict(ramp)} for name, ramp in zip(self.classes, self.ramps, strict=True)
             ],
             "raw": raw,
             "thresholds": [[None if math.isnan(v) else v for v in row] for row in self.thresholds],
@@ -379,9 +374,7 @@ class TransferFunction:
         except OSError as error:
             raise file_error(path, "file", expected="a readable file", got=error.strerror or error) from None
         if not isinstance(content, dict) or content.get("kind") != "cryoet-engine transfer function":
-            raise file_error(
-                path, "kind", expected="a cryoet-engine transfer function", got="another file", fix=fix
-            )
+            raise file_error(path, "kind", expected="a cryoet-engine transfer function", got="another file", fix=fix)
         if content.get("version") != _VERSION:
             raise file_error(path, "version", expected=_VERSION, got=content.get("version"), fix=fix)
         try:

@@ -88,4 +88,4 @@ def finished(inputs: Path, cryoet: Callable[..., Outcome], tmp_path_factory: pyt
 
 
 #: Settings of a run that is over in seconds.
-QUICK = ("--trees", 10, "--steps", 24, "--patch", 16, "--batch", 2, "--size", "160x90", "--frames", 1)
+QUICK = ("--trees", 10, "--steps", 40, "--patch", 16, "--batch", 2, "--size", "160x90", "--frames", 1)

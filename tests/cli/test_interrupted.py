@@ -13,7 +13,7 @@ from cryoet_engine import io
 from cryoet_engine.cli._console import Bars
 
 CLASSES = "background,membrane,spikes,lumen"
-QUICK = ("--trees", 10, "--steps", 24, "--patch", 16, "--batch", 2, "--size", "160x90", "--frames", 1)
+QUICK = ("--trees", 10, "--steps", 40, "--patch", 16, "--batch", 2, "--size", "160x90", "--frames", 1)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_pseudolabel_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("stage", "at"), [("training", 30), ("segment", 1), ("frame", 1)])
+@pytest.mark.parametrize(("stage", "at"), [("training", 35), ("segment", 1), ("render", 1)])
 def test_run_resumes_to_the_same_result(
     stage: str,
     at: int,

@@ -28,10 +28,8 @@ def test_published_number_of_weights() -> None:
 
 
 def test_channels_double_before_each_pooling() -> None:
-    shapes = []
     model = create_model("unet3d")
-    for block in model.analysis:  # type: ignore[union-attr]
-        shapes.append((block[0].out_channels, block[3].out_channels))
+    shapes = [(block[0].out_channels, block[3].out_channels) for block in model.analysis]  # type: ignore[union-attr]
     assert shapes == [(32, 64), (64, 128), (128, 256), (256, 512)]
 
 

@@ -17,8 +17,8 @@ PLAIN = {"defocus_um": 0.0, "cs_mm": 0.0, "amplitude_contrast": 1.0, "b_factor_A
 
 def test_wavelength_and_interaction_at_300_kV() -> None:
     imaging = Imaging(voltage_kV=300)
-    assert imaging.wavelength_A == pytest.approx(0.019687, rel=1e-4)  # Kirkland, table 2.2
-    assert imaging.interaction_per_V_A == pytest.approx(6.526e-4, rel=1e-3)  # Kirkland, figure 5.6
+    assert imaging.wavelength_A == pytest.approx(0.019687, rel=1e-4)
+    assert imaging.interaction_per_V_A == pytest.approx(6.526e-4, rel=1e-3)
 
 
 def test_tilt_angles() -> None:

@@ -11,7 +11,7 @@ import pytest
 from scipy import ndimage
 
 from cryoet_engine.simulate import Simulation, VirionRecipe, demo_recipes, simulate_virions
-from cryoet_engine.simulate.phantom import build_virions
+from cryoet_engine.simulate.phantom import _place_spikes, _place_virions, _spheres, build_virions
 
 BACKGROUND, MEMBRANE, SPIKES, LUMEN = 1, 2, 3, 4
 SMALL = VirionRecipe(shape=(80, 96, 96), n_virions=2, diameter_nm=(60, 70), thickness_nm=110, seed=5)
@@ -77,16 +77,27 @@ def test_every_spike_stands_on_a_membrane(truth: npt.NDArray[np.uint8]) -> None:
     assert set(range(1, n + 1)) <= touching | at_border
 
 
+def test_spikes_keep_apart_even_between_neighbouring_virions() -> None:
+    recipe = dataclasses.replace(SMALL, shape=(80, 160, 160), n_virions=8, n_spikes=(60, 60), spike_tilt_deg=40)
+    rng = np.random.default_rng(1)
+    virions = _place_virions(recipe, rng)
+    assert len(virions) >= 3
+    spikes = [spike for virion in virions for spike in _place_spikes(virion, virions, recipe, rng)]
+    centres, radii = _spheres(np.stack([s.base for s in spikes]), np.stack([s.axis for s in spikes]))
+    gaps = np.linalg.norm(centres[:, None, :, None] - centres[None, :, None, :], axis=-1) - radii[:, None] - radii
+    gaps[np.arange(len(spikes)), np.arange(len(spikes))] = np.inf
+    # The distance from a deformed surface is exact to first order only; measured 0.06 Å at the least.
+    assert gaps.min() > -2
+
+
 def test_sizes_are_those_asked_for() -> None:
     recipe = VirionRecipe(
         shape=(100, 100, 100), n_virions=1, diameter_nm=(80, 80), deformation=0, n_spikes=(30, 30), thickness_nm=81
     )
-    # A virion anywhere may be cut: take the first seed that leaves it whole.
-    for seed in range(20):
-        truth = build_virions(recipe, np.random.default_rng(seed)).truth
-        envelope = (truth == MEMBRANE) | (truth == LUMEN)
-        if not envelope[:, [0, -1]].any() and not envelope[:, :, [0, -1]].any():
-            break
+    truth = build_virions(recipe, np.random.default_rng(6)).truth  # a seed that leaves the virion whole
+    envelope = (truth == MEMBRANE) | (truth == LUMEN)
+    assert not envelope[:, [0, -1]].any()
+    assert not envelope[:, :, [0, -1]].any()
     diameter_nm = 1.2 * 2 * (envelope.sum() * 3 / (4 * np.pi)) ** (1 / 3)
     assert diameter_nm == pytest.approx(80, rel=0.01)
     thickness_vox = ndimage.distance_transform_edt(truth != LUMEN)[(truth == MEMBRANE)].max()
@@ -137,7 +148,7 @@ def test_less_dose_means_more_noise() -> None:
 
 
 def test_says_how_many_virions_fit() -> None:
-    recipe = dataclasses.replace(SMALL, n_virions=50)
+    recipe = dataclasses.replace(SMALL, n_virions=50, n_spikes=(0, 0))
     phantom = build_virions(recipe, np.random.default_rng(0))
     assert len(phantom.notes) == 1
     assert "of 50 virions" in phantom.notes[0]

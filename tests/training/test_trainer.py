@@ -38,6 +38,11 @@ def _spheres(seed: int, shape: tuple[int, int, int] = (24, 48, 48), n: int = 6) 
 
 
 PAIR = _spheres(0)
+SOFT = SoftSegmentation(
+    np.stack([PAIR[1].data == 1, PAIR[1].data == 2]).astype(np.float32),
+    classes=("background", "balls"),
+    colors=((0.1, 0.1, 0.1), (0.9, 0.2, 0.2)),
+)
 
 
 def _network(seed: int = 0, n: int = 2) -> SegmentationModel:
@@ -144,17 +149,11 @@ def test_another_call_does_not_resume(tmp_path: Path) -> None:
 
 
 def test_checkpoint_has_all_that_is_needed(tmp_path: Path) -> None:
-    labels = PAIR[1].numpy()
-    soft = SoftSegmentation(
-        np.stack([labels == 1, labels == 2]).astype(np.float32),
-        classes=("background", "balls"),
-        colors=((0.1, 0.1, 0.1), (0.9, 0.2, 0.2)),
-    )
     settings = dataclasses.replace(QUICK, normalisation="percentile", targets="soft", class_weights="inverse_sqrt")
-    result = train(_network(), [(PAIR[0], soft)], steps=2, settings=settings, out=tmp_path / "net", names=["TS_1"])
+    result = train(_network(), [(PAIR[0], SOFT)], steps=2, settings=settings, out=tmp_path / "net", names=["TS_1"])
     model, info = load_model(tmp_path / "net")
     assert info.classes == ("background", "balls")
-    assert info.colors == soft.colors
+    assert info.colors == SOFT.colors
     assert info.voxel_size_A == (12.5,) * 3
     assert info.voxel_size_status == "estimated"
     assert info.normalisation == "percentile"
@@ -243,8 +242,7 @@ def test_sparse_strokes_and_thin_volumes() -> None:
         ({"model": torch.nn.Identity()}, "a network from create_model"),
         ({"model": create_model("unet3d", preset="small", in_channels=2, out_channels=2)}, "one input channel"),
         ({"model": create_model("unet3d", preset="small", out_channels=2, activation="normalised_relu")}, "mse"),
-        ({"model": _network(n=3), "pairs": [(PAIR[0], SoftSegmentation(np.ones((2, 24, 48, 48), np.uint8), ("a", "b")))]},
-         "classes of the labels: expected 3"),
+        ({"model": _network(n=3), "pairs": [(PAIR[0], SOFT)]}, "classes of the labels: expected 3"),
     ],
 )  # fmt: skip
 def test_refuses(arguments: dict[str, Any], what: str, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ LABELS = _labels()
 VOXELS = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)  # every voxel tells where it is
 PAIR = (Volume(VOXELS), Volume(LABELS))
 SOFT = SoftSegmentation(
-    np.stack([(LABELS == k) * np.uint8(200) for k in (1, 2, 3)]), classes=("background", "membrane", "spikes")
+    np.stack([(k == LABELS) * np.uint8(200) for k in (1, 2, 3)]), classes=("background", "membrane", "spikes")
 )
 
 
@@ -149,7 +149,7 @@ def test_soft_labels_hard_and_soft() -> None:
         np.testing.assert_array_equal(target.sum(0), labels > 0)  # sums to one, or all zero where unlabelled
         np.testing.assert_array_equal(target[1] == 1, labels == 2)
     hard = _data([(PAIR[0], SOFT)])
-    np.testing.assert_array_equal(hard.counts, [np.count_nonzero(LABELS == k) for k in (1, 2, 3)])
+    np.testing.assert_array_equal(hard.counts, [np.count_nonzero(k == LABELS) for k in (1, 2, 3)])
     np.testing.assert_array_equal(hard.batch(5)[1], _data([PAIR]).batch(5)[1])
     assert (_data([PAIR], targets="soft").batch(0)[1] == targets).all()
 

@@ -69,14 +69,14 @@ def _simulate(current: Job, bars: Bars) -> tuple[Tomogram, Tomogram]:
     return first, second
 
 
-def _strokes(current: Job, truth: Volume) -> Volume:
+def _strokes(current: Job, first: Tomogram) -> Volume:
     from .. import io
     from ..simulate import draw_strokes
 
     path = current.folder / "strokes.mrc"
 
     def draw() -> Volume:
-        io.write(path, draw_strokes(truth))
+        io.write(path, draw_strokes(first.truth, tomogram=first.volume))
         return io.read_volume(path)
 
     return current.stage("strokes", draw, lambda: io.read_volume(path))
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
     with job(out, settings, restart=True) as current, Bars() as bars:
         folder = current.folder
         first, second = _simulate(current, bars)
-        marks = _strokes(current, first.truth)
+        marks = _strokes(current, first)
         forest, soft = whole_job.learn(current, first.volume, marks, args, bars, CLASSES, "soft_first.zarr")
         carried, matched = _carry(current, forest, second, bars)
         proba = current.stage(

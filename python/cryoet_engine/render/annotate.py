@@ -53,12 +53,18 @@ def annotate(
     status: VoxelSizeStatus = "known",
     legend: Sequence[Entry] = (),
     title: str = "",
+    plate: bool = False,
 ) -> None:
     """Draw onto `image` in place: scale bar at the lower right, legend at the upper left, title above.
 
+    A picture of less than 64 pixels either way stays bare: no letter would be legible.
+
     scale: Å a pixel (voxels a pixel where `status` is "unknown"); None leaves the bar out.
+    plate: lay a pale ground under bar and legend, for pictures in whose noise they would drown.
     """
     width, height = image.size
+    if min(width, height) < 64:
+        return
     size = max(9.0, 0.026 * min(height, 0.75 * width))
     margin = round(1.5 * size)
     draw = ImageDraw.Draw(image)
@@ -66,23 +72,39 @@ def annotate(
 
     def ink(box: tuple[float, float, float, float]) -> tuple[int, ...]:
         """Dark on light, light on dark, by what lies under the text."""
-        left, top, right, bottom = (round(v) for v in box)
-        part = image.crop((max(left, 0), max(top, 0), max(min(right, width), 1), max(min(bottom, height), 1)))
+        left, right = (min(max(round(v), 0), width - 1) for v in box[::2])
+        top, bottom = (min(max(round(v), 0), height - 1) for v in box[1::2])
+        part = image.crop((left, top, right + 1, bottom + 1))
         pixels = np.asarray(part.convert("RGBA"), np.float32)
         clear = pixels[..., 3].mean() < 128  # on a transparent background: it will lie on a page
         shade = (30, 33, 40) if clear or pixels[..., :3].mean() > 110 else (236, 238, 242)
         return (*shade, 255) if image.mode == "RGBA" else shade
+
+    def ground(left: float, top: float, right: float, bottom: float) -> None:
+        if not plate:
+            return
+        part = (max(round(left), 0), max(round(top), 0), min(round(right), width), min(round(bottom), height))
+        if part[0] >= part[2] or part[1] >= part[3]:
+            return
+        under = image.crop(part)
+        image.paste(Image.blend(under, Image.new(image.mode, under.size, "white"), 0.8), part[:2])
 
     top = float(margin)
     if title:
         large = ImageFont.load_default(1.35 * size)
         draw.text((margin, top), title, font=large, fill=ink((margin, top, width / 2, top + 2 * size)), anchor="lt")
         top += 2.2 * size
+    if legend:
+        longest = max(draw.textlength(entry.name, font=font) for entry in legend)
+        ground(margin - size / 2, top - size / 2, margin + 2 * size + longest, top + 1.55 * size * len(legend))
     for entry in legend:
-        color = display_color(entry.color)
         text_ink = ink((margin, top, margin + 10 * size, top + size))
         draw.rounded_rectangle(
-            (margin, top, margin + size, top + size), 0.2 * size, fill=color, outline=text_ink, width=max(1, round(size / 18))
+            (margin, top, margin + size, top + size),
+            0.2 * size,
+            fill=display_color(entry.color),
+            outline=text_ink,
+            width=max(1, round(size / 18)),
         )
         draw.text((margin + 1.5 * size, top + size / 2), entry.name, font=font, fill=text_ink, anchor="lm")
         top += 1.55 * size
@@ -90,10 +112,12 @@ def annotate(
         length = nice_length(0.22 * width * scale)
         pixels = length / scale
         thickness = max(2, round(size / 4.5))
-        right, bottom = width - margin, height - margin
-        fill = ink((right - pixels, bottom - 2 * size, right, bottom))
-        draw.rectangle((round(right - pixels), bottom - thickness + 1, right - 1, bottom), fill=fill)
         text = scale_label(length, status)
         text_width = draw.textlength(text, font=font)
+        right, bottom = width - margin, height - margin
+        left = min(right - pixels, right - text_width)
+        ground(left - size / 2, bottom - 2 * size, right + size / 2, bottom + size / 2)
+        fill = ink((left, bottom - 2 * size, right, bottom))
+        draw.rectangle((round(right - pixels), bottom - thickness + 1, right - 1, bottom), fill=fill)
         middle = min(right - pixels / 2, right - text_width / 2)
         draw.text((middle, bottom - thickness - 0.45 * size), text, font=font, fill=fill, anchor="mb")

@@ -23,9 +23,10 @@ class DeviceError(CryoETError, RuntimeError):
 def create_context() -> Any:
     """Open a moderngl context. MissingDependencyError, with the packages to install, when that fails."""
     try:
-        import moderngl  # noqa: PLC0415  (loads OpenGL's loader: only when something is drawn)
+        import moderngl
 
-        context = moderngl.create_context(standalone=True, backend="egl", require=_NEEDED)
+        options: dict[str, Any] = {"backend": "egl"}
+        context: Any = moderngl.create_context(standalone=True, require=_NEEDED, **options)
     except Exception as error:  # moderngl and glcontext raise plain Exception
         detail = " ".join(str(error).split()) or type(error).__name__
         raise MissingDependencyError(

@@ -18,7 +18,7 @@ from scipy import ndimage
 from .._checks import input_error
 from ..tiling import blocks
 from ..transfer import TransferFunction
-from ..volume import SoftSegmentation, Volume, quantise
+from ..volume import Float32Array, SoftSegmentation, Volume, quantise
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -145,7 +145,7 @@ class Packing:
 def _as_bytes(probability: npt.NDArray[Any]) -> tuple[Bytes, int]:
     """Stored probabilities as bytes, and how many were not finite (they become 0)."""
     if probability.dtype == np.uint8:
-        return probability, 0
+        return np.asarray(probability, np.uint8), 0
     if probability.dtype == np.uint16:
         return ((probability.astype(np.uint32) + 128) // 257).astype(np.uint8), 0
     bad = int(np.count_nonzero(~np.isfinite(probability)))
@@ -158,7 +158,8 @@ def _binned(texture: Bytes, factors: tuple[int, int, int]) -> Bytes:
     z, y, x = (n // b for n, b in zip(texture.shape, factors, strict=False))
     bz, by, bx = factors
     cut = texture[: z * bz, : y * by, : x * bx].reshape(z, bz, y, by, x, bx, 4)
-    return np.rint(cut.mean(axis=(1, 3, 5), dtype=np.float32)).astype(np.uint8)
+    mean: Float32Array = cut.mean(axis=(1, 3, 5), dtype=np.float32)
+    return np.rint(mean).astype(np.uint8)
 
 
 def brick_maxima(texture: Bytes, axis: int) -> Bytes:
@@ -174,7 +175,7 @@ def brick_maxima(texture: Bytes, axis: int) -> Bytes:
     return np.moveaxis(largest, 0, axis)
 
 
-def brick_opacity(maxima: Bytes, packing: Packing, *, multiply_raw: bool) -> npt.NDArray[np.float32]:
+def brick_opacity(maxima: Bytes, packing: Packing, *, multiply_raw: bool) -> Float32Array:
     """Upper bound of the joint opacity in every brick, (z, y, x), from maxima (z, y, x, channel)."""
     largest = maxima.astype(np.float32) / 255
     raw = packing.transfer.raw
@@ -192,4 +193,4 @@ def brick_distance(occupied: npt.NDArray[np.bool_]) -> Bytes:
     if not occupied.any():
         return np.full(occupied.shape, 255, np.uint8)
     distance = ndimage.distance_transform_cdt(~occupied, metric="chessboard")
-    return np.minimum(distance, 255).astype(np.uint8)
+    return np.asarray(np.minimum(distance, 255), np.uint8)

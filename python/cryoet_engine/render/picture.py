@@ -83,9 +83,7 @@ def render_image(
     image = Image.fromarray(pixels)
     image = image if chosen.transparent else image.convert("RGB")
     grid = volume if volume is not None else segmentation
-    entries = [
-        Entry(name, ramp.color) for name, ramp in zip(tf.classes, tf.ramps, strict=True) if ramp.visible
-    ]
+    entries = [Entry(name, ramp.color) for name, ramp in zip(tf.classes, tf.ramps, strict=True) if ramp.visible]
     annotate(
         image,
         scale=unit_per_pixel if chosen.scale_bar else None,

@@ -51,13 +51,17 @@ class Renderer:
 
     context: from `opened_context`, which also releases what is made here.
     notices: what the person should know about the picture: binning, non-finite voxels, nothing visible.
+    unit_A: length of the renderer's unit, a voxel's shortest edge, in Å (1 where the voxel size is unknown).
     """
 
     def __init__(self, context: Any) -> None:
         self.notices: list[str] = []
+        self.unit_A = 1.0
         self._context = context
         self._programs: dict[tuple[str, tuple[tuple[str, int], ...]], Any] = {}
         self._packing: Packing | None = None
+        self._maxima = np.zeros((1, 1, 1, 4), np.uint8)
+        self._voxel = self._half_extent = np.ones(3)  # (x, y, z), in units of the shortest voxel edge
         self._matter: list[Any] = []
         self._distance: Any = None
         self._total: Any = None
@@ -105,7 +109,6 @@ class Renderer:
         self._packing = packing
         grid = volume if volume is not None else segmentation
         edges = np.array(grid.voxel_size_A[::-1])
-        #: Å (or voxels, where the size is unknown) that the renderer's unit is long.
         self.unit_A = float(edges.min())
         self._voxel = edges / self.unit_A
         self._half_extent = np.array(packing.shape[::-1]) * packing.bin[::-1] * self._voxel / 2
@@ -162,8 +165,9 @@ class Renderer:
 
     def _visible_bricks(self, settings: RenderSettings) -> tuple[npt.NDArray[np.float32], Vector, Vector]:
         """Upper bound of the opacity in every brick; edge of a brick and middles (n, 3) of those worth a look."""
-        bound = brick_opacity(self._maxima, self._scene(), multiply_raw=settings.multiply_raw)
-        edge = BRICK * self._voxel * self._scene().bin[::-1]
+        packing = self._scene()
+        bound = brick_opacity(self._maxima, packing, multiply_raw=settings.multiply_raw)
+        edge = BRICK * self._voxel * packing.bin[::-1]
         middles = (np.argwhere(bound > 0.25)[:, ::-1] + 0.5) * edge - self._half_extent
         low, high = self._kept(settings)
         middles = middles[((middles + edge / 2 > low) & (middles - edge / 2 < high)).all(axis=1)]
@@ -175,7 +179,8 @@ class Renderer:
     def check_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) of a picture that can be drawn; InputError for any other."""
         limit = int(self._context.info["GL_MAX_TEXTURE_SIZE"])
-        whole = len(size) == 2 and all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in size)
+        pair = isinstance(size, list | tuple) and len(size) == 2
+        whole = pair and all(isinstance(n, int | np.integer) and not isinstance(n, bool) for n in size)
         if not whole or not all(1 <= n <= limit for n in size):
             raise input_error(
                 "render_image", "size", expected=f"(width, height), each a whole number from 1 to {limit}", got=size

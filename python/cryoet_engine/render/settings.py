@@ -14,7 +14,7 @@ Projection = Literal["perspective", "orthographic"]
 
 #: Backgrounds by name: display values in the middle and at the edge of the picture.
 BACKGROUNDS: dict[str, tuple[Triple, Triple]] = {
-    "light": ((0.99, 0.99, 0.985), (0.87, 0.885, 0.905)),
+    "light": ((0.95, 0.955, 0.96), (0.73, 0.755, 0.785)),
     "dark": ((0.135, 0.15, 0.175), (0.025, 0.03, 0.04)),
     "white": ((1.0, 1.0, 1.0), (1.0, 1.0, 1.0)),
     "black": ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
@@ -82,7 +82,8 @@ class RenderSettings:
     """Camera, light, quality and furniture of a picture. Lengths in voxels mean the shortest edge of a voxel.
 
     Camera: it looks at the middle of what is visible. azimuth_deg turns it about z, counter-clockwise seen from
-    above, 0 looks along +y; elevation_deg 90 looks down along z, with x to the right and y up, as 3dmod and ChimeraX do.
+    above, 0 looks along +y; elevation_deg 90 looks down along z, with x to the right and y up, as 3dmod and
+    ChimeraX do.
     zoom: 1 fits everything visible into the picture.
     field_of_view_deg: vertical, for the perspective projection.
 
@@ -116,16 +117,16 @@ class RenderSettings:
     light_size_deg: float = 9.0
     light_follows_camera: bool = True
     occlusion: float = 0.9
-    occlusion_radius_vox: float = 9.0
+    occlusion_radius_vox: float = 11.0
     occlusion_offset: float = 0.6
-    shadow: float = 0.75
+    shadow: float = 0.8
     shadow_range_vox: float = 60.0
-    bloom: float = 0.25
-    exposure: float = 1.25
+    bloom: float = 0.18
+    exposure: float = 1.12
 
-    frames: int = 16
-    occlusion_samples: int = 6
-    shadow_samples: int = 10
+    frames: int = 24
+    occlusion_samples: int = 8
+    shadow_samples: int = 12
     step_vox: float = 0.5
 
     background: str | Triple = "light"

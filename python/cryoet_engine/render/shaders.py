@@ -12,13 +12,18 @@ from typing import Any
 from .context import DeviceError
 
 _INCLUDE = re.compile(r'^\s*#include\s+"([^"]+)"\s*$')
-_ERROR_PLACE = re.compile(r"\b(\d+):(\d+)(?=\()|\b(\d+)\((\d+)\)(?= : )")  # Mesa's file:line(column), NVIDIA's file(line)
+# Mesa writes file:line(column), NVIDIA file(line) :
+_ERROR_PLACE = re.compile(r"\b(\d+):(\d+)(?=\()|\b(\d+)\((\d+)\)(?= : )")
 
 
 def shader_names() -> list[str]:
     """Every compute shader there is."""
     folder = resources.files("cryoet_engine.shaders")
     return sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".comp"))
+
+
+def _read(file: str) -> str:
+    return resources.files("cryoet_engine.shaders").joinpath(file).read_text("utf-8")
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ def compose(name: str, defines: Mapping[str, int] | None = None) -> ComposedShad
     def expand(file: str) -> list[str]:
         number = len(files)
         files.append(file)
-        lines = resources.files("cryoet_engine.shaders").joinpath(file).read_text("utf-8").splitlines()
+        lines = _read(file).splitlines()
         out = [] if number == 0 else [f"#line 1 {number}"]
         for at, line in enumerate(lines, 1):
             if line.startswith("#version"):
@@ -64,7 +69,7 @@ def compose(name: str, defines: Mapping[str, int] | None = None) -> ComposedShad
 
 def compile_shader(context: Any, name: str, defines: Mapping[str, int] | None = None) -> Any:
     """A compute program; DeviceError with file and line when the driver refuses it."""
-    import moderngl  # noqa: PLC0415
+    import moderngl
 
     composed = compose(name, defines)
     try:

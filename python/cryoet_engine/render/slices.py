@@ -74,7 +74,7 @@ def slice_overlay(
     shade = np.zeros((pixels[1], pixels[0]), np.float32)
     if volume is not None:
         shade = _resized(_contrast(_plane(volume.data, number, at)), pixels)
-    picture = np.repeat(shade[..., None], 3, axis=-1)
+    picture: npt.NDArray[Any] = np.repeat(shade[..., None], 3, axis=-1)
     entries = []
     if segmentation is not None:
         names = {name.lower() for name in hidden}
@@ -97,7 +97,7 @@ def slice_overlay(
             for i, entry in zip(shown, entries, strict=True):
                 picture[_outline(labels == i + 1, pixels)] = np.array(display_color(entry.color)) / 255
     image = Image.fromarray(np.rint(255 * np.clip(picture, 0, 1)).astype(np.uint8))
-    annotate(image, scale=scale, status=grid.voxel_size_status, legend=entries)
+    annotate(image, scale=scale, status=grid.voxel_size_status, legend=entries, plate=True)
     return image
 
 
@@ -122,7 +122,7 @@ def thumbnail(volume: Volume, *, size: int = 768) -> Image.Image:
     ):
         grey = np.rint(255 * _resized(np.ascontiguousarray(plane), pixels)).astype(np.uint8)
         sheet.paste(Image.fromarray(grey), place)
-    annotate(sheet, scale=scale, status=volume.voxel_size_status)
+    annotate(sheet, scale=scale, status=volume.voxel_size_status, plate=True)
     return sheet
 
 
@@ -143,7 +143,8 @@ def _contrast(plane: Float32Array) -> Float32Array:
     low, high = np.percentile(plane, (1, 99))
     if not high > low:
         return np.full_like(plane, 0.5)
-    return np.clip((plane - np.float32(low)) / np.float32(high - low), 0, 1)
+    stretched: Float32Array = (plane - np.float32(low)) / np.float32(high - low)
+    return np.clip(stretched, 0, 1)
 
 
 def _resized(plane: Float32Array, pixels: tuple[int, int]) -> Float32Array:

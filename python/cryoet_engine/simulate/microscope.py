@@ -100,7 +100,7 @@ class Imaging:
 
     @property
     def interaction_per_V_A(self) -> float:
-        """Phase shift in radians that one volt of potential makes over one Å (Kirkland, eq. 5.6)."""
+        """Phase shift in radians that one volt of potential makes over one Å (relativistic)."""
         rest_V, volts = 510998.95, 1e3 * self.voltage_kV
         return 2 * math.pi / (self.wavelength_A * volts) * (rest_V + volts) / (2 * rest_V + volts)
 
@@ -117,7 +117,7 @@ class Imaging:
     def envelope(self, k: Any, exposure_e_per_A2: float) -> Float64Array:
         """What is left of the amplitude at k (1/Å): the B factor, and radiation damage after an exposure.
 
-        Damage: exp(-N / 2 Nc(k)), Nc(k) = 0.245 k^-1.665 + 2.81 electrons per Å^2 (Grant and Grigorieff 2015, eq. 3).
+        Damage: exp(-N / 2 Nc(k)), Nc(k) = 0.245 k^-1.665 + 2.81 electrons per Å^2 (Grant and Grigorieff 2015).
         """
         k = np.maximum(np.asarray(k, dtype=np.float64), 1e-6)
         critical = 0.245 * k**-1.665 + 2.81

@@ -5,9 +5,9 @@ Lengths are in Å, positions (z, y, x) counted from the centre of the tomogram's
 above ice (dense protein is near +2.5 V). Every edge is a Gaussian-blurred half space, half a voxel wide, so that the
 potential holds nothing that the voxels cannot carry.
 
-Sizes: envelope with the endodomains of its M protein about 7.4 nm thick (Neuman et al. 2006: 7 to 8); prefusion spike 23 nm
-high on a slender stalk that leans freely (Ke et al. 2020; Turonova et al. 2020); beads of ribonucleoprotein of 14 nm
-(Yao et al. 2020, Klein et al. 2020).
+Sizes: envelope with the endodomains of its M protein 7.4 nm thick (Neuman et al. 2006: 7 to 8); prefusion spike
+23 nm high on a slender stalk that leans freely (Ke et al. 2020, Turonova et al. 2020); beads of ribonucleoprotein of
+14 nm (Yao et al. 2020, Klein et al. 2020).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BACKGROUND, MEMBRANE, SPIKES, LUMEN = 1, 2, 3, 4
 # head groups with tails between them, then the layer of M endodomains.
 _PROFILE_A = ((20.0, 7.0, 1.6), (-20.0, 7.0, 1.6), (0.0, 8.0, -0.2), (-37.0, 8.0, 1.1))
 _OUTER_A, _INNER_A = 28.0, -46.0  # where the envelope ends: 7.4 nm between them
-_LUMEN_V, _BEAD_V, _SPIKE_V, _CLUTTER_V, _GOLD_V = 0.35, 1.5, 2.4, 1.7, 15.0
+_LUMEN_V, _BEAD_V, _SPIKE_V, _CLUTTER_V, _GOLD_V = 0.35, 1.5, 2.2, 1.7, 15.0
 _LUMEN_GRAIN_V = 0.2  # standard deviation of the loose protein among the beads
 _BEAD_RADIUS_A, _BEAD_SPACING_A = 70.0, 125.0
 _GOLD_RADIUS_A = 50.0
@@ -288,7 +288,7 @@ def _place_spikes(virion: _Virion, virions: list[_Virion], recipe: VirionRecipe,
             away = other.signed_distance(centres.transpose(2, 0, 1)) - virion.signed_distance(
                 centres.transpose(2, 0, 1)
             )
-            clear &= np.all(away > radii, axis=1)
+            clear &= np.all(away > 2 * radii, axis=1)
     taken: list[int] = []
     for i in np.flatnonzero(clear):
         if len(taken) == wanted:

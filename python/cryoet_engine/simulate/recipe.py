@@ -103,8 +103,8 @@ def demo_recipes() -> tuple[VirionRecipe, VirionRecipe]:
 
     The second has other virions, less defocus, less dose, thicker ice and another grey scale.
     """
-    first = VirionRecipe(seed=1, defocus_um=4.0, dose_e_per_A2=130.0, thickness_nm=150.0, gain=26.0, offset=0.0)
+    first = VirionRecipe(seed=101, defocus_um=4.0, dose_e_per_A2=130.0, thickness_nm=150.0, gain=26.0, offset=0.0)
     second = VirionRecipe(
-        seed=2, defocus_um=2.8, dose_e_per_A2=110.0, thickness_nm=180.0, gain=21.0, offset=9.0, n_spikes=(20, 35)
+        seed=102, defocus_um=2.8, dose_e_per_A2=110.0, thickness_nm=180.0, gain=21.0, offset=9.0, n_spikes=(20, 35)
     )
     return first, second

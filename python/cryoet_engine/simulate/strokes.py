@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,9 @@ from ..volume import Volume
 from ._ranges import number
 from .recipe import CLASSES
 
-_SHARE_OF_FIRST = 0.6  # of the painted voxels: most of a tomogram is background, and it varies most
+_SHARE_OF_FIRST = 0.5  # of the painted voxels: most of a tomogram is background, and it varies most
 _SURE_VOX = 3.0  # this far from a border a person no longer minds it
+_LONGEST_STROKE, _DAB = 40, 4  # steps of a pixel
 _NEAR_VOX = 12  # of a structure: where its neighbourhood has to be told from it
 
 
@@ -35,9 +37,9 @@ def draw_strokes(
 ) -> Volume:
     """Draw strokes on a few xy slices: along the middle of what is thin, as squiggles through what is wide.
 
-    truth: integer labels (z, y, x), 1..K for `classes` in their order; the first class is the background. Half of
-    its strokes run close to the structures. tomogram: where given (protein dark), some background strokes go over
-    the darkest spots of the background: free protein and gold, which a person marks once they are mistaken.
+    truth: integer labels (z, y, x), 1..K for `classes` in their order; the first class is the background. Part of
+    its strokes run around the structures and along their outlines. tomogram: where given (protein dark), some go as
+    dabs on the background's darkest spots: free protein and gold, which a person marks once they are mistaken.
     slices: how many to draw on, spread over the volume where most is to see. brush_vox: diameter of the brush.
     fraction: of all voxels to paint, 0.001 to 0.003 for half an hour of work. error_rate: share of the painted
     voxels that carry a neighbouring class's label: slips across a border. The same seed gives the same strokes.
@@ -91,26 +93,33 @@ def _choose_slices(labels: npt.NDArray[Any], n: int, n_classes: int) -> list[int
     return [int(part[np.argmax(sight[part])]) for part in parts]
 
 
-def _starts(
-    labels: npt.NDArray[Any], label: int, dark: npt.NDArray[Any] | None, rng: Generator
-) -> npt.NDArray[np.intp]:
-    """Where strokes of a class may begin, (n, 2), in the order to take them: points well inside it, shuffled."""
+class _Start(NamedTuple):
+    """Where a stroke may begin, (y, x), how many steps it may take, and how far it shies from borders."""
+
+    point: npt.NDArray[np.intp]
+    longest: int
+    berth: float
+
+
+def _starts(labels: npt.NDArray[Any], label: int, dark: npt.NDArray[Any] | None, rng: Generator) -> list[_Start]:
+    """Where strokes of a class may begin, in the order to take them."""
     own = labels == label
-    depth = np.minimum(_depth(own), _SURE_VOX)
+    depth = _depth(own)
     # Local maxima of the depth: the middle of a thin structure, the whole inside of a wide one.
-    points = np.argwhere(own & (depth >= ndimage.maximum_filter(depth, 3) - 1e-6))
-    points = rng.permutation(points)
-    if label != 1 or not len(points):
-        return points
-    distance = ndimage.distance_transform_edt(own)
-    near = points[distance[tuple(points.T)] <= _NEAR_VOX]
-    kinds = [near, points] if len(near) else [points]
-    if dark is not None:
-        darkness = dark[tuple(points.T)]
-        spots = points[np.argsort(darkness, kind="stable")[: max(len(points) // 100, 1)]]
-        kinds = [*kinds, rng.permutation(spots), near if len(near) else points[::-1]]
-    length = min(len(kind) for kind in kinds)
-    return np.stack([kind[:length] for kind in kinds], axis=1).reshape(-1, 2)
+    sure = np.minimum(depth, _SURE_VOX)
+    middle = rng.permutation(np.argwhere(own & (sure >= ndimage.maximum_filter(sure, 3) - 1e-6)))
+    kinds = [[_Start(point, _LONGEST_STROKE, _SURE_VOX) for point in middle]]
+    if label == 1:
+        distance = ndimage.distance_transform_edt(own)
+        for low, high, berth in ((2.5, _NEAR_VOX, _SURE_VOX), (1.0, 2.5, 1.0)):
+            # Around the structures and along their outlines: there the two have to be told apart.
+            points = rng.permutation(np.argwhere((distance >= low) & (distance <= high) & np.any(~own)))
+            kinds.append([_Start(point, _LONGEST_STROKE // 2, berth) for point in points])
+        if dark is not None:
+            darkest = middle[np.argsort(dark[tuple(middle.T)], kind="stable")[: len(middle) // 100 + 1]]
+            dabs = [_Start(point, _DAB, 1.0) for point in rng.permutation(darkest)]
+            kinds += [dabs[i::3] for i in range(3)]  # three a turn: they are short
+    return [start for turn in itertools.zip_longest(*kinds) for start in turn if start is not None]
 
 
 def _depth(own: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
@@ -122,21 +131,21 @@ def _draw_class(
     marks: npt.NDArray[np.uint8],
     labels: npt.NDArray[Any],
     label: int,
-    starts: npt.NDArray[np.intp],
+    starts: list[_Start],
     wanted: int,
     brush_vox: float,
     rng: Generator,
 ) -> None:
     own = labels == label
-    depth = np.minimum(_depth(own), _SURE_VOX)
+    depth = _depth(own)
     offsets = _brush(brush_vox)
     painted = 0
     for start in starts:
         if painted >= wanted:
             return
-        if marks[tuple(start)]:
+        if marks[tuple(start.point)]:
             continue
-        path = _walk(depth, start, int(rng.integers(10, 41)), rng)
+        path = _walk(np.minimum(depth, start.berth), start, rng)
         pixels = (path[:, None] + offsets[None]).reshape(-1, 2)
         pixels = pixels[np.all((pixels >= 0) & (pixels < labels.shape), axis=1)]
         # A careful person stays within the lines.
@@ -152,22 +161,20 @@ def _brush(diameter: float) -> npt.NDArray[np.intp]:
     return np.asarray(grid[np.hypot(*grid.T) <= diameter / 2])
 
 
-def _walk(
-    depth: npt.NDArray[np.float64], start: npt.NDArray[np.intp], steps: int, rng: Generator
-) -> npt.NDArray[np.intp]:
+def _walk(depth: npt.NDArray[np.float64], start: _Start, rng: Generator) -> npt.NDArray[np.intp]:
     """A hand's path of one-pixel steps: it keeps its heading, drifts, and bends away from borders.
 
     In a thin structure this follows the middle line; in a wide one it is a squiggle. It ends where it would leave.
     """
     turns = np.radians([-50.0, -25.0, 0.0, 25.0, 50.0])
-    position, heading = start.astype(float), rng.uniform(0, 2 * math.pi)
-    if depth[tuple(start)] < _SURE_VOX:
+    position, heading = start.point.astype(float), rng.uniform(0, 2 * math.pi)
+    if depth[tuple(start.point)] < _SURE_VOX:
         # Set out along the structure, not across it.
         turns_out = heading + np.radians(np.arange(0, 360, 30))
         heading = turns_out[np.argmax([_look(depth, position, t, 4) for t in turns_out])]
-    path = [start]
+    path = [start.point]
     drift = 0.0
-    for _ in range(steps):
+    for _ in range(int(rng.integers(start.longest // 4, start.longest + 1))):
         drift = 0.8 * drift + rng.normal(0, 0.12)
         options = heading + drift + turns
         views = [_look(depth, position, t, 3) - 0.15 * abs(turn) for t, turn in zip(options, turns, strict=True)]

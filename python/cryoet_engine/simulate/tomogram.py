@@ -33,7 +33,7 @@ class Simulation:
 def simulate_virions(recipe: VirionRecipe | None = None, *, progress: Progress = silent) -> Simulation:
     """Build virions in ice, record a tilt series of them and reconstruct it.
 
-    The same recipe gives the same bytes. Memory: about 60 bytes a voxel. An exception from `progress` cancels.
+    The same recipe gives the same bytes. Memory: about 35 bytes a voxel. An exception from `progress` cancels.
     """
     recipe = VirionRecipe() if recipe is None else recipe
     # Specimen and microscope draw from streams of their own: one specimen can be photographed in many ways.
