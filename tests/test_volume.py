@@ -66,3 +66,16 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     code = f"import sys, cryoet_engine; print([name for name in {heavy} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+def test_a_crop_stays_at_its_place_in_space() -> None:
+    data = np.arange(4 * 5 * 6).reshape(4, 5, 6)
+    volume = ce.Volume(data, voxel_size_A=(1, 2, 3), origin_A=(10, 20, 30), start=(0, 0, 7))
+    part = volume.crop((slice(1, 3), slice(2, None), slice(None, 4)))
+    np.testing.assert_array_equal(part.data, data[1:3, 2:, :4])
+    assert part.origin_A == (11, 24, 30)
+    assert part.start == (1, 2, 7)
+    soft = ce.SoftSegmentation(np.zeros((2, 4, 5, 6), np.uint8), ("a", "b"), origin_A=(1, 1, 1))
+    assert soft.crop((slice(0, 1), slice(1, 3), slice(0, 6))).origin_A == (1, 2, 1)
+    with pytest.raises(InputError, match="region"):
+        volume.crop((slice(0, 9), slice(None), slice(None)))

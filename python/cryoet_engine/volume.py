@@ -25,14 +25,14 @@ VoxelSizeStatus: TypeAlias = Literal["known", "estimated", "unknown"]
 
 #: Colours by position in the class list (linear 0..1): background, membrane, spikes, lumen, then spare ones.
 DEFAULT_COLORS: tuple[Triple, ...] = (
-    (0.45, 0.45, 0.45),
-    (0.86, 0.82, 0.72),
-    (0.93, 0.36, 0.47),
-    (0.30, 0.56, 0.86),
-    (0.45, 0.76, 0.40),
-    (0.95, 0.69, 0.22),
-    (0.60, 0.44, 0.80),
-    (0.25, 0.72, 0.70),
+    (0.17, 0.17, 0.17),
+    (0.86, 0.52, 0.13),
+    (0.76, 0.05, 0.17),
+    (0.06, 0.24, 0.68),
+    (0.17, 0.54, 0.13),
+    (0.69, 0.64, 0.48),
+    (0.32, 0.16, 0.61),
+    (0.05, 0.46, 0.43),
 )
 
 
@@ -72,6 +72,28 @@ class Grid:
         """The fields above as keyword arguments, to make another object on the same grid."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(Grid)}
 
+    def _grid_from(self, region: Region) -> dict[str, Any]:
+        """The grid of a part, whose first voxel is that at which the region starts."""
+        first = [part.start or 0 for part in region]
+        corner = zip(self.origin_A, first, self.voxel_size_A, strict=True)
+        origin = tuple(origin + index * size for origin, index, size in corner)
+        start = tuple(a + b for a, b in zip(self.start, first, strict=True))
+        return self.grid() | {"origin_A": origin, "start": start}
+
+
+def _check_region(region: Region, shape: tuple[int, int, int]) -> None:
+    for part, length in zip(region, shape, strict=True):
+        if (
+            part.step not in (None, 1)
+            or not 0 <= (part.start or 0) < (length if part.stop is None else part.stop) <= length
+        ):
+            raise input_error(
+                "crop",
+                "region",
+                expected=f"parts of (z, y, x) {shape}, as 10:20",
+                got=", ".join(f"{part.start}:{part.stop}" for part in region),
+            )
+
 
 @dataclass(frozen=True, eq=False)
 class Volume(Grid):
@@ -110,6 +132,11 @@ class Volume(Grid):
     def numpy(self) -> npt.NDArray[Any]:
         """The whole volume in memory, in its own dtype."""
         return np.asarray(self.data[:])
+
+    def crop(self, region: Region) -> Volume:
+        """A part of the volume, in memory, at its place in space."""
+        _check_region(region, self.shape)
+        return Volume(np.asarray(self.data[region]), **self._grid_from(region))
 
     def with_data(self, data: Any) -> Volume:
         """Another volume on the same grid."""
@@ -162,6 +189,12 @@ class SoftSegmentation(Grid):
         """Read one region of all classes as float32 probabilities, (class, z, y, x)."""
         data = np.asarray(self.data[(slice(None), *region)], dtype=np.float32)
         return np.ascontiguousarray(data / np.float32(self.unit))
+
+    def crop(self, region: Region) -> SoftSegmentation:
+        """A part of the segmentation, in memory, at its place in space."""
+        _check_region(region, self.shape)
+        data = np.asarray(self.data[(slice(None), *region)])
+        return SoftSegmentation(data, self.classes, self.colors, **self._grid_from(region))
 
     def class_volume(self, name: str) -> Volume:
         """One class as a Volume of stored values (divide by `unit` for probabilities)."""

@@ -208,7 +208,7 @@ def test_an_output_name_that_hides_what_is_in_it(room: Room) -> None:
     room.refuses("pseudolabel", *words, "-o", room.path("soft.mrc"), says=(".zarr",))
 
 
-WRONG_PICTURES = [("--size", "0x5"), ("--zoom", "-1"), ("--clip-z", "40", "50"), ("--hide", "nobody")]
+WRONG_PICTURES = [("--size", "0x5"), ("--zoom", "-1"), ("--region", "40:50,:,:"), ("--hide", "nobody")]
 
 
 @pytest.mark.parametrize("option", WRONG_PICTURES)

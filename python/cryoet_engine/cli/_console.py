@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .._checks import input_error
 
 if TYPE_CHECKING:
-    from ..volume import Volume
+    from ..volume import Region, Volume
 
 
 class Bars:
@@ -160,3 +160,13 @@ def need_suffix(path: str, suffixes: tuple[str, ...], option: str = "-o") -> Pat
     if out.suffix.lower() not in suffixes:
         raise input_error(option, "file name", expected=f"a name that ends in {' or '.join(suffixes)}", got=path)
     return out
+
+
+def region(text: str) -> Region:
+    """Z0:Z1,Y0:Y1,X0:X1 in voxels; an empty number means the border."""
+    try:
+        parts = [[int(number) if number else None for number in part.split(":")] for part in text.split(",")]
+        z, y, x = (slice(start, stop) for start, stop in parts)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected Z0:Z1,Y0:Y1,X0:X1, as in 40:80,:,100:200; got {text!r}") from None
+    return z, y, x

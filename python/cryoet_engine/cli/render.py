@@ -6,7 +6,7 @@ label file). Each class gets an opacity ramp that starts at an automatically fou
 that --save-transfer wrote and a person may have edited.
 
   cryoet render TOMO --segmentation proba.zarr -o picture.png
-  cryoet render TOMO --segmentation membrane.mrc spikes.mrc -o picture.png --elevation 90 --clip-z 0 64
+  cryoet render TOMO --segmentation membrane.mrc spikes.mrc -o picture.png --elevation 90 --region 20:64,:,:
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._progress import Progress
-from ._console import Bars, add_tomogram, need_suffix, open_tomogram, pixel_size, say
+from ._console import Bars, add_tomogram, need_suffix, open_tomogram, pixel_size, region, say
 
 if TYPE_CHECKING:
     from ..render import RenderSettings
@@ -51,7 +51,12 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
     for option, (_, text) in _NUMBERS.items():
         parser.add_argument(f"--{option}", type=float, metavar="X", help=text)
     parser.add_argument("--frames", type=int, metavar="N", help="frames averaged: more is cleaner and slower")
-    parser.add_argument("--clip-z", type=int, nargs=2, metavar=("FIRST", "LAST"), help="draw these slices only")
+    parser.add_argument(
+        "--region",
+        type=region,
+        metavar="Z0:Z1,Y0:Y1,X0:X1",
+        help="draw this part only, in voxels, as in 40:80,:,100:200",
+    )
     parser.add_argument("--cut", choices=("x", "y", "z"), help="cut the data open at its middle along this axis")
     parser.add_argument("--hide", nargs="+", default=[], metavar="CLASS", help="classes that are not drawn")
     parser.add_argument("--background", default=None, metavar="NAME", help="light, dark, white or black")
@@ -80,7 +85,6 @@ def settings_of(args: argparse.Namespace) -> RenderSettings:
 
     given = {field: getattr(args, option.replace("-", "_")) for option, (field, _) in _NUMBERS.items()}
     given |= {"frames": args.frames, "background": args.background}
-    given |= {"clip_z": None if args.clip_z is None else tuple(args.clip_z)}
     given |= {"projection": "orthographic" if args.orthographic else None}
     given |= {"transparent": args.transparent or None}
     if args.cut:
@@ -111,6 +115,8 @@ def draw(
         )
     for name in args.hide:
         transfer = transfer.with_ramp(name, visible=False)
+    if args.region:
+        volume, segmentation = volume.crop(args.region), segmentation.crop(args.region)
     picture = render_image(
         volume, segmentation, transfer, size=args.size, settings=settings_of(args), progress=progress
     )

@@ -52,7 +52,9 @@ def settings_from(args: argparse.Namespace, inputs: dict[str, str]) -> dict[str,
     """What a resumed run must have in common with the interrupted one."""
     hidden = {"run", "command", "debug", "output", "overwrite", *inputs}
     chosen = {name: value for name, value in vars(args).items() if name not in hidden}
-    chosen = {name: list(value) if isinstance(value, tuple) else value for name, value in chosen.items()}
+    chosen = {
+        name: value if isinstance(value, int | float | str | None) else str(value) for name, value in chosen.items()
+    }
     return chosen | {name: file_identity(path) for name, path in inputs.items()}
 
 
