@@ -242,6 +242,9 @@ def test_bad_prediction_input(trained):
         trained.predict_proba(np.ones((3, 3, 3)), match_intensity=True)
     with pytest.raises(InputError, match=r"shape \(n, 8\)"):
         trained.predict_rows(np.zeros((4, 9)))
+    for nonsense in ("abc", [["a"]], np.zeros((3, 8), complex)):
+        with pytest.raises(InputError, match="real numbers"):
+            trained.predict_rows(nonsense)
     with pytest.raises(InputError, match="finite float32"):
         trained.predict_rows(np.full((1, 8), 1e300))
     with pytest.raises(InputError, match="fitted RandomForestClassifier"):

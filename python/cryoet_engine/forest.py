@@ -224,8 +224,11 @@ class PixelClassifier:
     def predict_rows(self, x: npt.ArrayLike) -> Float32Array:
         """Probabilities (n, classes) of plain samples (n, features); both float32."""
         forest = self._ready("predict_rows")
+        given = np.asarray(x)
+        if given.dtype.kind not in "fiub":
+            raise input_error("predict_rows", "x", expected="real numbers", got=given.dtype)
         with np.errstate(over="ignore"):  # too large for float32 is refused below
-            rows = np.ascontiguousarray(x, dtype=np.float32)
+            rows = np.ascontiguousarray(given, dtype=np.float32)
         if rows.ndim != 2 or rows.shape[1] != self.n_features:
             raise input_error("predict_rows", "x", expected=f"shape (n, {self.n_features})", got=f"shape {rows.shape}")
         if not np.isfinite(rows).all():

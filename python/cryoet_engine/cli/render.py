@@ -58,6 +58,9 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         help="draw this part only, in voxels, as in 40:80,:,100:200",
     )
     parser.add_argument("--cut", choices=("x", "y", "z"), help="cut the data open at its middle along this axis")
+    parser.add_argument(
+        "--hide-dust", type=float, metavar="NM", help="leave out particles smaller than this diameter in nm"
+    )
     parser.add_argument("--hide", nargs="+", default=[], metavar="CLASS", help="classes that are not drawn")
     parser.add_argument("--background", default=None, metavar="NAME", help="light, dark, white or black")
     parser.add_argument("--transparent", action="store_true", help="no background in the PNG")
@@ -115,6 +118,10 @@ def draw(
         )
     for name in args.hide:
         transfer = transfer.with_ramp(name, visible=False)
+    if args.hide_dust is not None:
+        from ..refine import remove_dust
+
+        segmentation = remove_dust(segmentation, min_diameter_A=10 * args.hide_dust)
     if args.region:
         volume, segmentation = volume.crop(args.region), segmentation.crop(args.region)
     picture = render_image(
