@@ -19,7 +19,7 @@ def two_balls(dtype: str = "uint8") -> SoftSegmentation:
         distance = np.sqrt((z - 10.0) ** 2 + (y - 10.0) ** 2 + (x - centre) ** 2)
         membrane = np.maximum(membrane, np.clip(0.5 + (radius - distance) / 4, 0, 1))
     spikes = np.zeros_like(membrane)
-    spikes[10, 10, 17:19], membrane[10, 10, 17:19] = 1, 0
+    spikes[10, 10, 15:19], membrane[10, 10, 15:19] = 1, 0
     unit = 255 if dtype == "uint8" else 1
     data = np.stack([1 - membrane - spikes, membrane, spikes]) * unit
     return SoftSegmentation(np.rint(data).astype(dtype) if unit > 1 else data, CLASSES, voxel_size_A=10)
