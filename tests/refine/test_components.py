@@ -22,7 +22,8 @@ def two_balls(dtype: str = "uint8") -> SoftSegmentation:
     spikes[10, 10, 15:19], membrane[10, 10, 15:19] = 1, 0
     unit = 255 if dtype == "uint8" else 1
     data = np.stack([1 - membrane - spikes, membrane, spikes]) * unit
-    return SoftSegmentation(np.rint(data).astype(dtype) if unit > 1 else data, CLASSES, voxel_size_A=10)
+    stored = (np.rint(data) if unit > 1 else data).astype(dtype)
+    return SoftSegmentation(stored, CLASSES, voxel_size_A=10)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
