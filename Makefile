@@ -38,7 +38,8 @@ lint: setup
 	$(BIN)/lint-imports --no-cache
 
 test: lint
-	$(BIN)/python -m pytest
+	# One thread a process: the tests stay fast and steady on a machine that is busy with other things.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 pictures: setup
 	$(BIN)/python docs/make_pictures.py

@@ -36,7 +36,7 @@ def features(
 ) -> None: ...
 
 class Forest:
-    """A packed forest; the constructor refuses (ValueError) whatever could send a walk out of bounds or around in circles."""
+    """A packed forest; the constructor refuses (ValueError) what could send a walk out of bounds or in circles."""
 
     def __init__(
         self,
