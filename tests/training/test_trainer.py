@@ -271,9 +271,9 @@ def test_settings_are_checked(wrong: dict[str, Any]) -> None:
 
 def test_schedules() -> None:
     cycle = [TrainingSettings().learning_rate_at(step, 100) for step in range(100)]
-    assert max(cycle) == pytest.approx(5e-3)
+    assert max(cycle) == pytest.approx(1e-2)
     assert cycle.index(max(cycle)) in (9, 10)
-    assert cycle[0] == pytest.approx(5e-4)
-    assert cycle[-1] < 1e-4
-    assert {TrainingSettings(schedule="constant").learning_rate_at(step, 10) for step in range(10)} == {5e-3}
-    assert TrainingSettings().learning_rate_at(0, 1) == pytest.approx(5e-3)
+    assert cycle[0] == pytest.approx(1e-3)
+    assert cycle[-1] < 2e-4
+    assert {TrainingSettings(schedule="constant").learning_rate_at(step, 10) for step in range(10)} == {1e-2}
+    assert TrainingSettings().learning_rate_at(0, 1) == pytest.approx(1e-2)

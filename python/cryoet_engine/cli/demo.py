@@ -140,7 +140,8 @@ def _sections(current: Job, marks: Volume, rows: dict[str, ConfusionMatrix], not
     matched = np.nanmean(rows["the same, grey scale matched first"].f1())
     return [
         "# From strokes to a picture, on tomograms with known truth",
-        "![The second tomogram, segmented by the network](picture.png)",
+        "The second tomogram, segmented by the network:",
+        *whole_job.picture_links(current.folder),
         "## F1 per class and stage, from this run",
         _report.f1_table(CLASSES, rows),
         f"Strokes: {np.count_nonzero(drawn):,} voxels, {np.count_nonzero(drawn) / drawn.size:.3%} of the first "

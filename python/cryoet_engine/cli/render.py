@@ -12,6 +12,7 @@ that --save-transfer wrote and a person may have edited.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from ._console import Bars, add_tomogram, need_suffix, open_tomogram, pixel_size
 if TYPE_CHECKING:
     from ..render import RenderSettings
     from ..render.slices import Axis
+    from ..transfer import TransferFunction
     from ..volume import SoftSegmentation, Volume
 
 #: Command line option -> RenderSettings field, where nothing but a number is to be said.
@@ -34,6 +36,9 @@ _NUMBERS = {
     "shadow": ("shadow", "strength of shadows, 0 to 1"),
     "bloom": ("bloom", "strength of bloom; 0 switches it off"),
 }
+
+#: Normals (z, y, x) of planes that cut away the half which faces the default camera.
+_CUTS = {"z": (1.0, 0.0, 0.0), "y": (0.0, -1.0, 0.0), "x": (0.0, 0.0, 1.0)}
 
 
 def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,51 +89,63 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def settings_of(args: argparse.Namespace) -> RenderSettings:
     """The render settings that the arguments ask for; what is not said keeps its default."""
-    from ..render import Cut, RenderSettings
+    from ..render import RenderSettings
 
     given = {field: getattr(args, option.replace("-", "_")) for option, (field, _) in _NUMBERS.items()}
     given |= {"frames": args.frames, "background": args.background}
     given |= {"projection": "orthographic" if args.orthographic else None}
     given |= {"transparent": args.transparent or None}
-    if args.cut:
-        # Cut away the half that faces the default camera.
-        normals = {"z": (1.0, 0.0, 0.0), "y": (0.0, -1.0, 0.0), "x": (0.0, 0.0, 1.0)}
-        given["cut"] = Cut(normal=normals[args.cut])
     return RenderSettings(**{name: value for name, value in given.items() if value is not None})
 
 
-def draw(
-    volume: Volume,
-    segmentation: SoftSegmentation,
-    args: argparse.Namespace,
-    path: Path,
-    transfer_path: Path | None = None,
-    *,
-    progress: Progress,
-) -> list[str]:
-    """Estimate (or load) the ramps, draw the picture, save both. Returns what the renderer had to say."""
-    from ..render import render_image
-    from ..transfer import TransferFunction
-
-    if given := getattr(args, "transfer", None):
-        transfer = TransferFunction.load(given)
-    else:
-        transfer = TransferFunction.estimate(
-            segmentation, volume, protein=args.protein, hidden=(segmentation.classes[0],), progress=progress
-        )
-    for name in args.hide:
-        transfer = transfer.with_ramp(name, visible=False)
+def drawn_part(
+    volume: Volume, segmentation: SoftSegmentation, args: argparse.Namespace
+) -> tuple[Volume, SoftSegmentation]:
+    """What the arguments leave to be drawn: without dust, and the region only."""
     if args.hide_dust is not None:
         from ..refine import remove_dust
 
         segmentation = remove_dust(segmentation, min_diameter_A=10 * args.hide_dust)
     if args.region:
         volume, segmentation = volume.crop(args.region), segmentation.crop(args.region)
-    picture = render_image(
-        volume, segmentation, transfer, size=args.size, settings=settings_of(args), progress=progress
-    )
-    if transfer_path is not None:
-        transfer.save(transfer_path)
+    return volume, segmentation
+
+
+def ramps(
+    volume: Volume, segmentation: SoftSegmentation, args: argparse.Namespace, *, progress: Progress
+) -> TransferFunction:
+    """Estimate the ramps, or load them."""
+    from ..transfer import TransferFunction
+
+    if given := getattr(args, "transfer", None):
+        transfer = TransferFunction.load(given)
+    else:
+        background = segmentation.classes[:1]
+        transfer = TransferFunction.estimate(
+            segmentation, volume, protein=args.protein, hidden=background, progress=progress
+        )
+    for name in args.hide:
+        transfer = transfer.with_ramp(name, visible=False)
+    return transfer
+
+
+def draw(
+    volume: Volume,
+    segmentation: SoftSegmentation,
+    transfer: TransferFunction,
+    args: argparse.Namespace,
+    path: Path,
+    *,
+    cut: str | None = None,
+    progress: Progress,
+) -> list[str]:
+    """Draw and save a picture, cut open along an axis or not. Returns what the renderer had to say."""
+    from ..render import Cut, render_image
+
+    settings = settings_of(args)
+    if cut:
+        settings = replace(settings, cut=Cut(normal=_CUTS[cut]))
+    picture = render_image(volume, segmentation, transfer, size=args.size, settings=settings, progress=progress)
     picture.save(path)
     return list(picture.notices)
 
@@ -159,7 +176,11 @@ def run(args: argparse.Namespace) -> None:
     volume = open_tomogram(args)
     segmentation = io.read_segmentation(args.segmentation)
     with Bars() as bars:
-        saved = Path(args.save_transfer) if args.save_transfer else None
-        for notice in draw(volume, segmentation, args, output, saved, progress=bars):
-            say(f"note: {notice}")
+        transfer = ramps(volume, segmentation, args, progress=bars)
+        drawn = drawn_part(volume, segmentation, args)
+        notices = draw(*drawn, transfer, args, output, cut=args.cut, progress=bars)
+        if args.save_transfer:
+            transfer.save(args.save_transfer)
+    for notice in notices:
+        say(f"note: {notice}")
     say(str(output))

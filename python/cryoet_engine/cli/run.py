@@ -2,7 +2,8 @@
 """From a tomogram and strokes to a picture: every stage, in one command.
 
 Leaves in OUT: forest, soft.zarr (pseudo labels), net/, proba.zarr (the network's segmentation), transfer.json,
-picture.png, slices, report.md. An interrupted run leaves OUT.partial, which the same command resumes.
+picture.png (and picture_cut.png, cut open), slices, report.md. An interrupted run leaves OUT.partial, which the same
+command resumes.
 
   cryoet run TOMO --labels STROKES --classes background,membrane,spikes,lumen -o out/
 """
@@ -100,12 +101,23 @@ def picture(current: Job, volume: Volume, proba: SoftSegmentation, args: argpars
     folder = current.folder
 
     def draw() -> None:
-        notices = render.draw(volume, proba, args, folder / "picture.png", folder / "transfer.json", progress=bars)
+        transfer = render.ramps(volume, proba, args, progress=bars)
+        transfer.save(folder / "transfer.json")
+        part = render.drawn_part(volume, proba, args)
+        notices = render.draw(*part, transfer, args, folder / "picture.png", cut=args.cut, progress=bars)
+        if not args.cut:
+            render.draw(*part, transfer, args, folder / "picture_cut.png", cut="z", progress=bars)
         current.record["notices"] = notices
         render.draw_slices(volume, proba, folder)
 
     current.stage("picture", draw, lambda: None)
     return list(current.record.get("notices", []))
+
+
+def picture_links(folder: Path) -> list[str]:
+    """The pictures that `picture` left, as Markdown."""
+    texts = {"picture.png": "The segmentation", "picture_cut.png": "The same, cut open at the middle slice"}
+    return [f"![{text}]({name})" for name, text in texts.items() if (folder / name).exists()]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -158,7 +170,7 @@ def _sections(
     return [
         f"# {Path(args.tomogram).name}",
         f"{' x '.join(map(str, volume.shape))} voxels (z, y, x) of {size} A ({volume.voxel_size_status}).",
-        "![picture](picture.png)",
+        *picture_links(current.folder),
         "## Classes",
         _report.table(["class", "voxels drawn", "share: forest", "share: network", "ramp from"], rows),
         "Shares are of voxels in which the class is the most probable one. Ramps start where Algorithm 1 of the "
