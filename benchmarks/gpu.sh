@@ -16,7 +16,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>
 "$python" -m pip install --quiet --no-index --no-deps --no-build-isolation . || exit 1
 
 status=0
-"$python" -m pytest -m gpu -o addopts="-ra --strict-markers" tests || { code=$?; [ "$code" = 5 ] || status=$code; }
+"$python" -m pytest -m gpu -o addopts="-ra --strict-markers" -o filterwarnings=default tests/gpu || { code=$?; [ "$code" = 5 ] || status=$code; }
 "$python" benchmarks/run.py --results "$out" || status=$?
 "$python" benchmarks/gpu.py --results "$out" || status=$?
 exit $status

@@ -2,8 +2,8 @@
 """From a tomogram and strokes to a picture: every stage, in one command.
 
 Leaves in OUT: forest, soft.zarr (pseudo labels), net/, proba.zarr (the network's segmentation), transfer.json,
-picture.png (and picture_cut.png, cut open), slices, report.md. An interrupted run leaves OUT.partial, which the same
-command resumes.
+picture.png, picture_cut.png (cut open), picture_pseudo_labels.png, slices, report.md. An interrupted run leaves
+OUT.partial, which the same command resumes.
 
   cryoet run TOMO --labels STROKES --classes background,membrane,spikes,lumen -o out/
 """
@@ -96,8 +96,15 @@ def learn(
     return forest, soft
 
 
-def picture(current: Job, volume: Volume, proba: SoftSegmentation, args: argparse.Namespace, bars: Bars) -> list[str]:
-    """Transfer functions, picture and slices; what the renderer had to say."""
+def picture(
+    current: Job,
+    volume: Volume,
+    proba: SoftSegmentation,
+    args: argparse.Namespace,
+    bars: Bars,
+    soft: SoftSegmentation | None = None,
+) -> list[str]:
+    """Transfer functions, pictures and slices, of the pseudo labels too; what the renderer had to say."""
     folder = current.folder
 
     def draw() -> None:
@@ -105,8 +112,13 @@ def picture(current: Job, volume: Volume, proba: SoftSegmentation, args: argpars
         transfer.save(folder / "transfer.json")
         part = render.drawn_part(volume, proba, args)
         notices = render.draw(*part, transfer, args, folder / "picture.png", cut=args.cut, progress=bars)
+        cut = args.cut or "z"
         if not args.cut:
-            render.draw(*part, transfer, args, folder / "picture_cut.png", cut="z", progress=bars)
+            render.draw(*part, transfer, args, folder / "picture_cut.png", cut=cut, progress=bars)
+        if soft is not None:
+            part = render.drawn_part(volume, soft, args)
+            transfer = render.ramps(volume, soft, args, progress=bars)
+            render.draw(*part, transfer, args, folder / "picture_pseudo_labels.png", cut=cut, progress=bars)
         current.record["notices"] = notices
         render.draw_slices(volume, proba, folder)
 
@@ -116,7 +128,11 @@ def picture(current: Job, volume: Volume, proba: SoftSegmentation, args: argpars
 
 def picture_links(folder: Path) -> list[str]:
     """The pictures that `picture` left, as Markdown."""
-    texts = {"picture.png": "The segmentation", "picture_cut.png": "The same, cut open at the middle slice"}
+    texts = {
+        "picture.png": "The network's segmentation",
+        "picture_cut.png": "The same, cut open at the middle slice",
+        "picture_pseudo_labels.png": "The forest's pseudo labels, cut open",
+    }
     return [f"![{text}]({name})" for name, text in texts.items() if (folder / name).exists()]
 
 
@@ -136,7 +152,7 @@ def run(args: argparse.Namespace) -> None:
             lambda: segment.predict(folder / NET, volume, folder / PROBA, args, progress=bars),
             lambda: io.read_segmentation(folder / PROBA),
         )
-        notices = picture(current, volume, proba, args, bars)
+        notices = picture(current, volume, proba, args, bars, soft)
         _report.write(folder / "report.md", _sections(current, args, volume, marks, forest, (soft, proba), notices))
     say(f"{out / 'picture.png'}\n{out / 'report.md'}")
 
