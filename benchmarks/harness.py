@@ -120,3 +120,19 @@ def show(result: Mapping[str, Any]) -> str:
             f"{row['ours_is_times_faster']:>9.2f} x{error}"
         )
     return "\n".join(lines)
+
+
+def publish(results: list[dict[str, Any]], readme: Path = Path(__file__).parents[1] / "README.md") -> None:
+    """Put the table of medians between the README's `bench` comments."""
+    where = machine()
+    rows = [
+        f"| {result['contest']} | {row['entry']} | {row['mvoxel_per_s']:.2f} | {row['ours_is_times_faster']:.2f} |"
+        for result in results
+        for row in result["rows"]
+    ]
+    table = "\n".join(["| work, one thread | by | Mvoxel/s | time / ours |", "|---|---|---|---|", *rows])
+    vector = ", ".join(where["vector"])
+    note = f"{where['cpu']} ({vector}), medians of A B A B rounds, the same numbers first; `make bench`."
+    before, rest = readme.read_text().split("<!-- bench -->\n")
+    after = rest.split("<!-- /bench -->")[1]
+    readme.write_text(f"{before}<!-- bench -->\n{table}\n\n{note}\n<!-- /bench -->{after}")

@@ -63,7 +63,7 @@ def features(edge: int = 128) -> Contest:
         worst = 0.0
         # Scales at which both libraries choose the same radii.
         for scale, (key, channel) in product((1.0,), (("gauss", "GaussianSmoothing"), ("log", "LaplacianOfGaussian"))):
-            index = next(i for i, name in enumerate(names) if channel in name and f"{scale}" in name)
+            index = names.index(f"{channel} {scale:g}")
             reference = theirs[f"{key} {scale}"]
             worst = max(worst, float(np.abs(ours[index] - reference).max() / np.ptp(reference)))
         if worst > 1e-5:

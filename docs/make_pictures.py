@@ -50,7 +50,7 @@ def demo() -> None:
     cryoet("demo", "-o", folder)
     publish(folder / "picture.png", "virions.png")
     report = (folder / "report.md").read_text()
-    section = report.split("## F1 per class and stage, from this run")[1].split("## Slices")[0]
+    section = report.split("## F1 per class and stage, from this run")[1].split("The two tomograms differ")[0]
     readme = ROOT / "README.md"
     readme.write_text(replace_between(readme.read_text(), "demo", section))
 
@@ -63,7 +63,9 @@ def lysosome() -> None:
     folder = WORK / "lysosome"
     shutil.rmtree(folder, ignore_errors=True)
     tomogram, strokes = data / "lysosome_bin2.mrc", data / "lysosome_bin2_scribbles.mrc.gz"
-    cryoet("run", tomogram, "--labels", strokes, "--classes", CLASSES, "-o", folder, "--overwrite")
+    cryoet("pseudolabel", tomogram, "--labels", strokes, "--classes", CLASSES, "-o", folder / "soft.zarr")
+    view = "--cut z --region 40:76,20:256,:200 --elevation 52 --hide-dust 60 --background dark".split()
+    cryoet("render", tomogram, "--segmentation", folder / "soft.zarr", "-o", folder / "picture.png", *view)
     publish(folder / "picture.png", "lysosome.png")
 
 

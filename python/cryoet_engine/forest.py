@@ -15,6 +15,7 @@ import math
 import os
 from collections.abc import Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -316,7 +317,7 @@ class PixelClassifier:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file: packed trees, and everything needed to use them as JSON in its header."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         self._ready("save")
         header = {
@@ -330,7 +331,7 @@ class PixelClassifier:
             "training": None if self.training is None else dataclasses.asdict(self.training),
         }
         with partial_path(path) as partial:
-            save_file(self._tables, partial, metadata={"cryoet-engine forest": json.dumps(header)})
+            Path(partial).write_bytes(save(self._tables, {"cryoet-engine forest": json.dumps(header)}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, n_threads: int = 0) -> PixelClassifier:

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
+from typing import NoReturn
 
 from .. import __version__
 from .._checks import CryoETError
@@ -37,8 +38,15 @@ Strokes are an integer volume of the tomogram's shape: 0 where nothing is drawn,
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
 def _parser(chosen: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="cryoet",
         description="From a noisy cryo-electron tomogram and a few pen strokes to a soft segmentation and a picture.",
         epilog=_EPILOG,
@@ -96,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _os_error(error: OSError) -> str:
     where = error.filename or "output"
     if error.errno == errno.ENOSPC:
-        return f"{where}: the disk is full; nothing unfinished was kept, free some space and run it again"
+        return f"{where}: the disk is full; free some space and run it again"
     return f"{where}: {error.strerror or error}"
 
 

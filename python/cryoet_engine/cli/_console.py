@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._checks import input_error
+from .._checks import file_error, input_error
 
 if TYPE_CHECKING:
     from ..volume import Region, Volume
@@ -170,3 +171,32 @@ def region(text: str) -> Region:
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected Z0:Z1,Y0:Y1,X0:X1, as in 40:80,:,100:200; got {text!r}") from None
     return z, y, x
+
+
+def guard_outputs(outputs: Sequence[str | Path | None], inputs: Sequence[str | Path | None]) -> None:
+    """Refuse an output that would take the place of an input, or of data that no run of this command makes."""
+    read = {Path(path).resolve() for path in inputs if path}
+    for path in (Path(path) for path in outputs if path):
+        if path.resolve() in read:
+            raise file_error(path, "output", expected="a name of its own", got="an input's", fix="choose another name")
+        if path.exists() and not _is_result(path):
+            raise file_error(
+                path, "output", expected="a new name, or an older result", got="other data", fix="choose another name"
+            )
+
+
+def _is_result(path: Path) -> bool:
+    """Whether a file or folder is of a kind that the same option writes."""
+    from .. import io
+    from ..volume import SoftSegmentation
+
+    if path.suffix == ".zarr":
+        return isinstance(io.read(path), SoftSegmentation)
+    if path.suffix == ".json":
+        from ..transfer import TransferFunction
+
+        TransferFunction.load(path)
+        return True
+    if path.suffix == ".png":
+        return path.read_bytes()[:4] == b"\x89PNG"
+    return b"cryoet-engine forest" in path.read_bytes()[:4096]

@@ -33,8 +33,12 @@ class Job:
     def save(self) -> None:
         """Write the record beside its final name, then rename it."""
         partial = self.folder / f"{RECORD}.partial"
-        partial.write_text(json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
-        os.replace(partial, self.folder / RECORD)
+        try:
+            partial.write_text(json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
+            os.replace(partial, self.folder / RECORD)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
     def stage(self, name: str, work: Callable[[], T], reopen: Callable[[], T]) -> T:
         """Do a stage, or reopen its result when an interrupted run has already done it."""
@@ -86,6 +90,16 @@ def job(out: Path, settings: dict[str, Any], *, restart: bool = False) -> Iterat
             got="something else",
             fix="choose another -o",
         )
+    record = _read_record(out) or {}
+    foreign = {entry.name for entry in out.glob("*")} - {RECORD, *record.get("files", [])}
+    if restart and record and foreign:
+        raise file_error(
+            out,
+            "output folder",
+            expected="the files of an earlier run",
+            got=f"others too ({', '.join(sorted(foreign)[:3])})",
+            fix="move them away, or choose another -o",
+        )
     if not restart and _read_record(out) is not None:
         raise file_error(
             out,
@@ -121,10 +135,12 @@ def job(out: Path, settings: dict[str, Any], *, restart: bool = False) -> Iterat
         yield current
     except BaseException:
         if any(entry.name != RECORD for entry in partial.glob("*")):
-            say(f"{partial} is kept: the same command goes on from there")
+            say(f"{partial} keeps what is done: the same command goes on from there")
         else:
             shutil.rmtree(partial, ignore_errors=True)
         raise
+    current.record["files"] = sorted(entry.name for entry in partial.iterdir())
+    current.save()
     if out.exists():
         shutil.rmtree(out)
     os.replace(partial, out)

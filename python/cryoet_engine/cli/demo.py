@@ -104,6 +104,7 @@ def run(args: argparse.Namespace) -> None:
     from .. import io
 
     out = Path(args.output)
+    whole_job.check_settings(args, CLASSES)
     settings = whole_job.settings_from(args, {})
     with job(out, settings, restart=True) as current, Bars() as bars:
         folder = current.folder

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from .._checks import input_error
 from .._progress import Progress
-from ._console import Bars, add_tomogram, class_names, need_suffix, open_tomogram, positive, say
+from ._console import Bars, add_tomogram, class_names, guard_outputs, need_suffix, open_tomogram, positive, say
 
 if TYPE_CHECKING:
     from ..forest import PixelClassifier
@@ -103,6 +103,7 @@ def run(args: argparse.Namespace) -> None:
         raise input_error(option, "option", expected="--labels with it", got="--forest", fix="leave one of them out")
     if args.match_intensity and not args.forest:
         raise input_error("--match-intensity", "option", expected="--forest with it", got="--labels")
+    guard_outputs([output, args.save_forest], [args.tomogram, args.labels, args.forest])
     volume = open_tomogram(args)
     with Bars() as bars:
         if args.forest:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._progress import Progress
-from ._console import Bars, add_tomogram, need_suffix, open_tomogram, pixel_size, region, say
+from ._console import Bars, add_tomogram, guard_outputs, need_suffix, open_tomogram, pixel_size, region, say
 
 if TYPE_CHECKING:
     from ..render import RenderSettings
@@ -67,7 +67,7 @@ def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
         "--hide-dust", type=float, metavar="NM", help="leave out particles smaller than this diameter in nm"
     )
     parser.add_argument("--hide", nargs="+", default=[], metavar="CLASS", help="classes that are not drawn")
-    parser.add_argument("--background", default=None, metavar="NAME", help="light, dark, white or black")
+    parser.add_argument("--background", choices=("light", "dark", "white", "black"), help="behind it (default light)")
     parser.add_argument("--transparent", action="store_true", help="no background in the PNG")
 
 
@@ -173,6 +173,7 @@ def run(args: argparse.Namespace) -> None:
 
     output = need_suffix(args.output, (".png",))
     settings_of(args)  # wrong settings are told before the work begins
+    guard_outputs([output, args.save_transfer], [args.tomogram, args.transfer, *args.segmentation])
     volume = open_tomogram(args)
     segmentation = io.read_segmentation(args.segmentation)
     with Bars() as bars:

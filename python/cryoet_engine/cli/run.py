@@ -11,9 +11,11 @@ OUT.partial, which the same command resumes.
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._checks import input_error
 from . import _report, pseudolabel, render, segment, train
 from ._console import Bars, add_tomogram, class_names, open_tomogram, say
 from ._job import Job, file_identity, job
@@ -49,9 +51,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add(parser.add_argument_group(title))  # type: ignore[arg-type]
 
 
+def check_settings(args: argparse.Namespace, classes: tuple[str, ...]) -> None:
+    """Find what is wrong before hours of work, not after."""
+    from ..models import model_names
+    from ..tiling import tile_starts
+
+    render.settings_of(args)
+    train.settings_of(args)
+    tile_starts(2 * args.tile, args.tile, args.overlap)
+    if args.model not in model_names():
+        raise input_error("--model", "name", expected=", ".join(model_names()), got=args.model)
+    if unknown := set(args.hide) - set(classes):
+        raise input_error("--hide", "classes", expected=", ".join(classes), got=", ".join(sorted(unknown)))
+    if args.hide_dust is not None and not args.hide_dust > 0:
+        raise input_error("--hide-dust", "diameter", expected="a number above 0, in nm", got=args.hide_dust)
+
+
 def settings_from(args: argparse.Namespace, inputs: dict[str, str]) -> dict[str, Any]:
     """What a resumed run must have in common with the interrupted one."""
-    hidden = {"run", "command", "debug", "output", "overwrite", *inputs}
+    # The picture comes last: other wishes for it do not make what was computed before worthless.
+    picture_only = argparse.ArgumentParser()
+    render.add_picture_arguments(picture_only)
+    wishes = vars(picture_only.parse_args([]))
+    hidden = {"run", "command", "debug", "output", "overwrite", *inputs, *wishes}
     chosen = {name: value for name, value in vars(args).items() if name not in hidden}
     chosen = {
         name: value if isinstance(value, int | float | str | None) else str(value) for name, value in chosen.items()
@@ -142,6 +164,7 @@ def run(args: argparse.Namespace) -> None:
 
     out = Path(args.output)
     settings = settings_from(args, {"tomogram": args.tomogram, "labels": args.labels})
+    check_settings(args, args.classes)
     volume = open_tomogram(args)
     marks = io.read_volume(args.labels)
     with job(out, settings, restart=args.overwrite) as current, Bars() as bars:
@@ -180,9 +203,8 @@ def _sections(
         for i, name in enumerate(forest.classes)
     ]
     size = " x ".join(f"{value:.4g}" for value in volume.voxel_size_A)
-    validation = ", ".join(
-        f"{name} {value:.3f}" for name, value in zip(facts.classes, facts.metrics["f1"], strict=True)
-    )
+    scores = [("not met there" if math.isnan(value) else f"{value:.3f}") for value in facts.metrics["f1"]]
+    validation = ", ".join(f"{name} {score}" for name, score in zip(facts.classes, scores, strict=True))
     return [
         f"# {Path(args.tomogram).name}",
         f"{' x '.join(map(str, volume.shape))} voxels (z, y, x) of {size} A ({volume.voxel_size_status}).",

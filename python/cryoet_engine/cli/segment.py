@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .._progress import Progress
-from ._console import Bars, add_tomogram, need_suffix, open_tomogram, positive, say
+from ._console import Bars, add_tomogram, guard_outputs, need_suffix, open_tomogram, positive, say
 
 if TYPE_CHECKING:
     from ..volume import SoftSegmentation, Volume
@@ -79,6 +79,7 @@ def predict(
 def run(args: argparse.Namespace) -> None:
     """A tomogram and a network in, a soft segmentation out."""
     output = need_suffix(args.output, (".zarr",))
+    guard_outputs([output], [args.tomogram, args.model])
     volume = open_tomogram(args)
     with Bars() as bars:
         segmentation = predict(Path(args.model), volume, output, args, dtype=args.dtype, progress=bars)

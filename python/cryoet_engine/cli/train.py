@@ -11,11 +11,12 @@ interrupted training leaves OUT.partial, which the same command resumes.
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._checks import input_error
-from ._console import Bars, open_tomogram, positive, say
+from .._checks import file_error, input_error
+from ._console import Bars, class_names, open_tomogram, positive, say
 
 if TYPE_CHECKING:
     from ..models import SegmentationModel
@@ -56,7 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a tomogram and its labels; may be given several times",
     )
     parser.add_argument("--fill", metavar="VALUE", help="replace NaN and infinite voxels by this number, or by `mean`")
-    parser.add_argument("--classes", metavar="A,B,...", help="names of the classes where LABELS is a label volume")
+    parser.add_argument(
+        "--classes", type=class_names, metavar="A,B,...", help="names of the classes where LABELS is a label volume"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an older network in DIR")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the trained network")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all that is random (default 0)")
     add_network_arguments(parser)
@@ -97,9 +101,10 @@ def run(args: argparse.Namespace) -> None:
     from .. import io
     from ..training import train
     from ..volume import SoftSegmentation
-    from ._console import class_names
 
     out = Path(args.output)
+    if out.is_dir() and any(out.iterdir()) and not args.overwrite:
+        raise file_error(out, "output", expected="a new folder", got="one with files", fix="add --overwrite")
     pairs = [(open_tomogram(args, tomogram), io.read(labels)) for tomogram, labels in args.pair]
     first = pairs[0][1]
     if isinstance(first, SoftSegmentation):
@@ -113,11 +118,12 @@ def run(args: argparse.Namespace) -> None:
             fix="give --classes",
         )
     else:
-        names = class_names(args.classes)
+        names = args.classes
         n_classes = len(names)
         pairs = [(volume, io.as_soft(labels, names)) for volume, labels in pairs]
     settings, steps = settings_of(args)
     model = network_of(args, n_classes)
     with Bars() as bars:
         result = train(model, pairs, steps=steps, settings=settings, out=out, progress=bars)
-    say(f"{out}: {args.model}, best mean F1 on held-back voxels {result.best_f1:.3f}")
+    score = "no held-back labels to judge it by" if math.isnan(result.best_f1) else f"held-back F1 {result.best_f1:.3f}"
+    say(f"{out}: {args.model}, {score}")

@@ -32,7 +32,9 @@ class TrainingFolder:
             (self.partial, (STATE, FACTS, CURVE, WEIGHTS), "an interrupted training, or nothing of that name"),
         ):
             entries = {entry.name.removesuffix(".partial") for entry in folder.iterdir()} if folder.is_dir() else set()
-            if folder.exists() and not (folder.is_dir() and (not entries or entries & set(marks))):
+            known = {STATE, FACTS, CURVE, WEIGHTS}
+            ours = folder.is_dir() and entries <= known and (not entries or bool(entries & set(marks)))
+            if folder.exists() and not ours:
                 raise file_error(folder, "output", expected=meant, got="something else", fix="choose another name")
 
     def save_state(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:

@@ -90,6 +90,11 @@ def train(
             raise input_error("train", "loss", expected="mse for a network with normalised_relu", got="cross_entropy")
         if model.config.activation == "none":
             model.config = dataclasses.replace(model.config, activation="softmax")
+    deepest = settings.batch * math.prod(-(-settings.patch // step) for step in model.divisor)
+    if deepest < 2:
+        raise input_error(
+            "train", "patch", expected=f"more than {max(model.divisor)} voxels, or a batch", got=settings.patch
+        )
     folder = None if out is None else TrainingFolder(out)
     data = TrainingData(pairs, model.config.out_channels, model.divisor, settings, progress)
     return _Training(model, data, steps, settings, folder, tuple(names), progress).run()
