@@ -240,3 +240,45 @@ def test_a_full_disk_leaves_nothing(room: Room) -> None:
     assert "soft.zarr" in errors[0]
     assert "Traceback" not in result.stderr
     assert sorted(room.folder.iterdir()) == before
+
+
+def test_an_output_never_takes_the_place_of_an_input(finished: Path, room: Room) -> None:
+    tomogram, strokes = room.path("tomogram.mrc"), room.path("strokes.mrc")
+    labels = ("--labels", strokes, "--classes", CLASSES, "--trees", 5)
+    zarr = room.path("tomogram.zarr")
+    io.write(zarr, io.read_volume(tomogram))
+    room.refuses("pseudolabel", zarr, *labels, "-o", zarr, says=("tomogram.zarr", "input"))
+    room.refuses("segment", tomogram, "--model", finished / "net", "-o", zarr, says=("tomogram.zarr", "other data"))
+    out = ("-o", room.path("soft.zarr"))
+    room.refuses("pseudolabel", tomogram, *labels, *out, "--save-forest", tomogram, says=("tomogram.mrc", "input"))
+    room.refuses("pseudolabel", tomogram, *labels, *out, "--save-forest", room.path("truth.mrc"), says=("other data",))
+
+
+def test_train_leaves_foreign_files_and_older_networks_alone(finished: Path, room: Room) -> None:
+    net = room.path("net")
+    shutil.copytree(finished / "net", net)
+    pair = ("--pair", room.path("tomogram.mrc"), finished / "soft.zarr", "--patch", 16, "--steps", 1)
+    room.refuses("train", *pair, "-o", net, says=("--overwrite",))
+    (net / "notes.txt").write_text("precious")
+    room.refuses("train", *pair, "--overwrite", "-o", net, says=("something else",))
+
+
+@pytest.mark.parametrize("option", [("--zoom", 0), ("--hide", "nobody"), ("--overlap", 500), ("--model", "nope")])
+def test_run_finds_wrong_settings_before_the_work(option: tuple[object, ...], room: Room) -> None:
+    words = (room.path("tomogram.mrc"), "--labels", room.path("strokes.mrc"), "--classes", CLASSES)
+    room.refuses("run", *words, *option, "-o", room.path("out"), says=())
+
+
+def test_a_usage_error_is_one_line(room: Room) -> None:
+    outcome = room.cryoet("train", "--pair", "a", "b", "--classes", "a,a", "-o", "x")
+    assert outcome.status == 2
+    assert len(outcome.err.splitlines()) == 1
+    assert "different names" in outcome.err
+
+
+def test_run_overwrites_its_own_files_only(finished: Path, room: Room) -> None:
+    out = room.path("out")
+    shutil.copytree(finished, out)
+    (out / "thesis.txt").write_text("years of work")
+    words = (room.path("tomogram.mrc"), "--labels", room.path("strokes.mrc"), "--classes", CLASSES)
+    room.refuses("run", *words, "--overwrite", "-o", out, says=("thesis.txt",))
