@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import _report, pseudolabel, render, segment, train
+from . import _report, pseudolabel, render, segment
 from . import run as whole_job
 from ._console import Bars, say
 from ._job import Job, job
@@ -29,13 +29,7 @@ CLASSES = ("background", "membrane", "spikes", "lumen")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("-o", "--output", default="demo", metavar="DIR", help="folder of the results (default demo)")
-    for title, add in (
-        ("pseudo labels", pseudolabel.add_forest_arguments),
-        ("network", train.add_network_arguments),
-        ("tiles", segment.add_tile_arguments),
-        ("picture", render.add_picture_arguments),
-    ):
-        add(parser.add_argument_group(title))  # type: ignore[arg-type]
+    whole_job.add_stage_arguments(parser)
     parser.set_defaults(steps=600)  # the whole demo in less than six minutes on two cores
 
 

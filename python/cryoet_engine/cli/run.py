@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the results")
     parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run in OUT")
+    add_stage_arguments(parser)
+
+
+def add_stage_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every stage may be told, a group a stage."""
     for title, add in (
         ("pseudo labels", pseudolabel.add_forest_arguments),
         ("network", train.add_network_arguments),
