@@ -64,7 +64,18 @@ def lysosome() -> None:
     shutil.rmtree(folder, ignore_errors=True)
     tomogram, strokes = data / "lysosome_bin2.mrc", data / "lysosome_bin2_scribbles.mrc.gz"
     cryoet("pseudolabel", tomogram, "--labels", strokes, "--classes", CLASSES, "-o", folder / "soft.zarr")
-    view = "--cut z --region 40:76,20:256,:200 --elevation 52 --hide-dust 60 --background dark".split()
+    view = [
+        "--cut",
+        "z",
+        "--region",
+        "40:76,20:256,:200",
+        "--elevation",
+        "52",
+        "--hide-dust",
+        "60",
+        "--background",
+        "dark",
+    ]
     cryoet("render", tomogram, "--segmentation", folder / "soft.zarr", "-o", folder / "picture.png", *view)
     publish(folder / "picture.png", "lysosome.png")
 
