@@ -18,7 +18,7 @@ BOUNDS = {
     "LaplacianOfGaussian": 1e-5,  # 2e-6, 2e-6 (scale 10: below)
     "GaussianGradientMagnitude": 1e-5,  # 3e-6, 2e-6
     "DifferenceOfGaussians": 3e-5,  # 5e-7, 7e-7 (from scale 3.5: below)
-    "StructureTensorEigenvalues": 5e-4,  # 2e-5, 2e-5
+    "StructureTensorEigenvalues": 5e-4,  # 2e-5, 5e-5
     "HessianOfGaussianEigenvalues": 1e-4,  # 2e-5, 3e-5
 }
 # A difference of near-equals: 3e-5, 7e-5.
@@ -93,7 +93,7 @@ def test_a_real_tomogram(test_data, compat):
 
 @pytest.mark.parametrize("name", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set(name):
-    v = noise((9, 21, 35), 3)
+    v = noise((20, 31, 35), 3)
     try:
         _core.use_instruction_set(name)
     except ValueError as reason:

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "core/buffer.h"
 #include "core/simd.h"
 
 namespace cryoet {
@@ -33,6 +34,7 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "CPU kernels of cryoet-engine";
   m.def("instruction_set", [] { return cryoet::kIsaNames[static_cast<int>(cryoet::current_isa().load())]; });
   m.def("use_instruction_set", &cryoet::use_instruction_set);
+  m.def("release_memory", [] { cryoet::PagePool::instance().release(); });
   cryoet::bind_filters(m);
   cryoet::bind_features(m);
   cryoet::bind_forest(m);

@@ -120,22 +120,14 @@ struct FeatureBlock::Impl {
     for (int axis = 0; axis < 3; ++axis)
       for (long i = -kMargin; i < core.shape[axis] + kMargin + Field::kSlack; ++i)
         signs[axis].push_back(mirror_sign(core.start[axis] + i, block[axis]));
-    Field along_z, along_y;
+    // Stage two finds the mirror image in the margin beyond the volume's border.
+    Box wanted = core;
+    for (int axis = 0; axis < 3; ++axis) wanted.start[axis] -= kMargin, wanted.shape[axis] += 2 * kMargin;
+    Field along_z;
     smoothed.resize(plan.scales.size());
-    for (std::size_t i = 0; i < smoothed.size(); ++i) {
-      const Taps taps = gaussian(smoothing_sigma(plan.scales[i].sigma), 0, kSmoothingWindow);
-      Box box = grown_all(core, kMargin + taps.radius, block);
-      const auto extend = [&](int axis) {  // beyond the border too: there stage two finds the mirror image
-        box.start[axis] = core.start[axis] - kMargin;
-        box.shape[axis] = core.shape[axis] + 2 * kMargin;
-      };
-      extend(0);
-      convolve(volume, 0, taps, false, block, box, threads, along_z);
-      extend(1);
-      convolve(along_z, 1, taps, false, block, box, threads, along_y);
-      extend(2);
-      convolve(along_y, 2, taps, false, block, box, threads, smoothed[i]);
-    }
+    for (std::size_t i = smoothed.size(); i-- > 0;)  // the largest first: its scratch does for the others
+      cryoet::smooth(volume, gaussian(smoothing_sigma(plan.scales[i].sigma), 0, kSmoothingWindow), block, wanted,
+                     threads, along_z, smoothed[i]);
   }
 
   float* channel_row(int c, long z, long y) const {

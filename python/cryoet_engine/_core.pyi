@@ -15,6 +15,9 @@ def instruction_set() -> str:
 def use_instruction_set(name: str) -> None:
     """Use a lower instruction set than the processor has (tests); "best" goes back."""
 
+def release_memory() -> None:
+    """Give the buffers that kernels keep for the next block back to the system."""
+
 def gaussian(volume: _Float32, sigma: float, order: _Triple, window: float, threads: int) -> _Float32: ...
 def symmetric_eigenvalues(tensor: Sequence[_Float32], threads: int) -> _Float32: ...
 
