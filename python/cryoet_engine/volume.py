@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import mmap
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -22,6 +23,9 @@ Triple: TypeAlias = tuple[float, float, float]
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 Region: TypeAlias = tuple[slice, slice, slice]
 VoxelSizeStatus: TypeAlias = Literal["known", "estimated", "unknown"]
+
+_MAPPED_BYTES = 16 << 20  # of a memory map, read before its pages are given back
+_PIECE_VOXELS = 1 << 20  # that statistics convert to float64 at a time
 
 #: Colours by position in the class list (linear 0..1): background, membrane, spikes, lumen, then spare ones.
 DEFAULT_COLORS: tuple[Triple, ...] = (
@@ -127,7 +131,23 @@ class Volume(Grid):
 
     def block(self, region: Region) -> Float32Array:
         """Read one region as C-contiguous float32."""
-        return np.ascontiguousarray(self.data[region], dtype=np.float32)
+        data = self.data
+        if _read_only_map(data) is None:
+            return np.ascontiguousarray(data[region], dtype=np.float32)
+        out = np.empty([part.stop - part.start for part in region], np.float32)
+        # Along the file's slowest axis, so that few pages are in memory at a time.
+        strides = getattr(data, "strides", None)
+        axis = int(np.argmax(strides)) if strides else 0
+        length = self.shape[axis]
+        step = max(1, _MAPPED_BYTES * length // max(math.prod(self.shape) * self.dtype.itemsize, 1))
+        for start in range(region[axis].start, region[axis].stop, step):
+            part = list(region)
+            part[axis] = slice(start, min(start + step, region[axis].stop))
+            where: list[slice] = [slice(None)] * 3
+            where[axis] = slice(start - region[axis].start, part[axis].stop - region[axis].start)
+            out[tuple(where)] = data[tuple(part)]
+            drop_pages(data)
+        return out
 
     def numpy(self) -> npt.NDArray[Any]:
         """The whole volume in memory, in its own dtype."""
@@ -201,6 +221,21 @@ class SoftSegmentation(Grid):
         return Volume(np.asarray(self.data[self.classes.index(name)]), **self.grid())
 
 
+def _read_only_map(data: Any) -> Any:
+    """The memory map behind an array that is read from one and never written to, else None."""
+    return getattr(data, "_mmap", None) if getattr(data, "mode", None) == "r" else None
+
+
+def drop_pages(data: Any) -> None:
+    """Give the pages of a memory map back: what was read counts as this process's memory until then.
+
+    They stay in the system's cache, and reading them again brings them back. Other arrays are left alone.
+    """
+    mapped = _read_only_map(data)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
 def probability_unit(dtype: np.dtype[Any]) -> float:
     """The stored value that means a probability of one: 255, 65535, or 1 for floats."""
     return float(np.iinfo(dtype).max) if dtype.kind == "u" else 1.0
@@ -228,24 +263,38 @@ class Statistics:
 
 
 def statistics(volume: Volume) -> Statistics:
-    """Mean, standard deviation and range in float64, slice by slice, so that memory does not grow with z."""
+    """Mean, standard deviation and range in float64, in pieces of at most a million voxels of one slice."""
     n, total, square, nonfinite = 0, 0.0, 0.0, 0
     low, high = math.inf, -math.inf
-    shift: float | None = None  # the first slice's mean: keeps the sum of squares well conditioned
-    for z in range(volume.shape[0]):
-        plane = np.asarray(volume.data[z : z + 1], dtype=np.float64)
-        finite = plane[np.isfinite(plane)] if volume.dtype.kind == "f" else plane.ravel()
-        nonfinite += plane.size - finite.size
+    shift: float | None = None  # the first piece's mean: keeps the sum of squares well conditioned
+    for piece in _pieces(volume):
+        values = piece.astype(np.float64).ravel()
+        finite = values[np.isfinite(values)] if volume.dtype.kind == "f" else values
+        nonfinite += values.size - finite.size
         if not finite.size:
             continue
         if shift is None:
             shift = float(finite.mean())
+        low, high = min(low, float(finite.min())), max(high, float(finite.max()))
         moved = finite - shift
         n += finite.size
         total += float(moved.sum())
         square += float(np.dot(moved, moved))
-        low, high = min(low, float(finite.min())), max(high, float(finite.max()))
     if shift is None:
         return Statistics(math.nan, math.nan, math.nan, math.nan, nonfinite)
     mean = total / n
     return Statistics(mean + shift, math.sqrt(max(square / n - mean * mean, 0.0)), low, high, nonfinite)
+
+
+def _pieces(volume: Volume) -> Iterator[npt.NDArray[Any]]:
+    """The volume slice by slice, and where a slice is large, some rows of it at a time."""
+    depth, rows, columns = volume.shape
+    some = max(1, _PIECE_VOXELS // columns)
+    # A chunked store is read slice by slice: half a slice would unpack the same chunks again.
+    step = rows if _read_only_map(volume.data) is None else some
+    for z in range(depth):
+        for y in range(0, rows, step):
+            read = np.asarray(volume.data[z : z + 1, y : y + step])[0]
+            for start in range(0, len(read), some):
+                yield read[start : start + some]
+            drop_pages(volume.data)
