@@ -27,7 +27,7 @@ from .._progress import Progress, silent
 from ..features import FeatureSource, FeatureSpec, as_volume, block_shape, core_of
 from ..io import partial_path
 from ..tiling import Block, blocks
-from ..volume import Float32Array, Grid, SoftSegmentation, Statistics, Volume, quantise, statistics
+from ..volume import Float32Array, Grid, SoftSegmentation, Statistics, Volume, statistics
 from .packing import LEAF, Tables, out_of_bag_error, pack
 from .storage import FORMAT, TrainingRecord, read_file, spec_from, training_from
 from .strokes import STROKE_BLOCK, class_names, features_at, labelled_voxels
@@ -216,6 +216,36 @@ class PixelClassifier:
             raise input_error("predict_rows", "x", expected="finite float32 values", got="NaN or infinite ones")
         return forest.predict_rows(rows, self.n_threads)
 
+    def predict_channels(self, channels: npt.ArrayLike, *, dtype: npt.DTypeLike = "float32") -> npt.NDArray[Any]:
+        """Probabilities (classes, z, y, x) of features given as channels (C, z, y, x), of any source.
+
+        dtype: of the result, float32, or uint8 or uint16 as `volume.quantise` stores them.
+        Neighbouring voxels go through the forest together: several times faster than `predict_rows`.
+
+        Errors: InputError for another number of channels or axes, and for NaN, infinite or complex values.
+        """
+        forest = self._ready("predict_channels")
+        kind = np.dtype(dtype)
+        if kind not in (np.uint8, np.uint16, np.float32):
+            raise input_error("predict_channels", "dtype", expected="uint8, uint16 or float32", got=kind)
+        given = np.asarray(channels)
+        if given.dtype.kind not in "fiub":
+            raise input_error("predict_channels", "channels", expected="real numbers", got=given.dtype)
+        if given.ndim != 4 or given.shape[0] != self.n_features or not given.size:
+            raise input_error(
+                "predict_channels", "channels", expected=f"shape ({self.n_features}, z, y, x)",
+                got=f"shape {given.shape}",
+            )  # fmt: skip
+        with np.errstate(over="ignore"):  # too large for float32 is refused below
+            values = np.asarray(given, dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise input_error("predict_channels", "channels", expected="finite float32 values", got="NaN or infinite")
+        if values.strides[3] != values.itemsize or not values.flags.aligned:
+            values = np.ascontiguousarray(values)
+        out = np.empty((len(self.classes), *values.shape[1:]), kind)
+        forest.predict_channels(values, self.n_threads, out)
+        return out
+
     def predict_proba(
         self,
         volume: Volume | npt.NDArray[Any],
@@ -252,8 +282,8 @@ class PixelClassifier:
         size = STROKE_BLOCK if block is None and self.spec.compat == "ilastik" else block
         parts = list(blocks(tomogram.shape, block_shape(size, self.spec, "predict_proba"), self.spec.halo))
         progress("classifying voxels", 0, len(parts))
-        for done, (part, proba) in enumerate(self._classified(forest, source, parts), start=1):
-            out[(slice(None), *part.core)] = quantise(proba, kind)
+        for done, (part, proba) in enumerate(self._classified(forest, source, parts, kind), start=1):
+            out[(slice(None), *part.core)] = proba
             progress("classifying voxels", done, len(parts))
         written = getattr(out, "segmentation", None)
         if isinstance(written, SoftSegmentation):
@@ -261,12 +291,12 @@ class PixelClassifier:
         return SoftSegmentation(out, self.classes, **tomogram.grid())
 
     def _classified(
-        self, forest: _core.Forest, source: FeatureSource, parts: Sequence[Block]
-    ) -> Iterator[tuple[Block, Float32Array]]:
-        """Each block with its probabilities (class, z, y, x), float32."""
+        self, forest: _core.Forest, source: FeatureSource, parts: Sequence[Block], kind: np.dtype[Any]
+    ) -> Iterator[tuple[Block, npt.NDArray[Any]]]:
+        """Each block with its probabilities (class, z, y, x), stored as `kind`."""
         for part in parts:
             start, core = core_of(part)
-            proba = np.empty((len(self.classes), *core), np.float32)
+            proba = np.empty((len(self.classes), *core), kind)
             forest.predict_block(source.plan, source.read(part.padded), start, core, self.n_threads, proba)
             yield part, proba
 
