@@ -422,7 +422,7 @@ def test_tampered_tables_are_refused(trained, tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "install a newer cryoet-engine"),
+        ({"format": 3}, "install a newer cryoet-engine"),
         ({"format": "x"}, "something else"),
         ({"classes": ["a"]}, "damaged"),
         ({"classes": None}, "damaged"),
