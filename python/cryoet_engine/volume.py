@@ -134,17 +134,18 @@ class Volume(Grid):
         data = self.data
         if _read_only_map(data) is None:
             return np.ascontiguousarray(data[region], dtype=np.float32)
-        out = np.empty([part.stop - part.start for part in region], np.float32)
+        bounds = [part.indices(length)[:2] for part, length in zip(region, self.shape, strict=True)]
+        out = np.empty([stop - start for start, stop in bounds], np.float32)
         # Along the file's slowest axis, so that few pages are in memory at a time.
         strides = getattr(data, "strides", None)
         axis = int(np.argmax(strides)) if strides else 0
         length = self.shape[axis]
         step = max(1, _MAPPED_BYTES * length // max(math.prod(self.shape) * self.dtype.itemsize, 1))
-        for start in range(region[axis].start, region[axis].stop, step):
-            part = list(region)
-            part[axis] = slice(start, min(start + step, region[axis].stop))
-            where: list[slice] = [slice(None)] * 3
-            where[axis] = slice(start - region[axis].start, part[axis].stop - region[axis].start)
+        first, last = bounds[axis]
+        for start in range(first, last, step):
+            stop = min(start + step, last)
+            part, where = [slice(*one) for one in bounds], [slice(None)] * 3
+            part[axis], where[axis] = slice(start, stop), slice(start - first, stop - first)
             out[tuple(where)] = data[tuple(part)]
             drop_pages(data)
         return out
