@@ -124,6 +124,84 @@ def test_it_finds_the_ball_and_stores_what_was_asked(trained, tmp_path):
     assert np.array_equal(np.asarray(stored.data[:]), quantise(exact, "uint8"))
 
 
+def sample_forest(n_features, n_classes=3, n_trees=11, **grown):
+    rng = np.random.default_rng(n_features)
+    x, y = rng.normal(size=(250, n_features)).astype(np.float32), rng.integers(0, n_classes, 250)
+    return RandomForestClassifier(n_trees, random_state=0, n_jobs=1, **grown).fit(x, y)
+
+
+@pytest.mark.parametrize("shape", [(5, 6, 7), (4, 8, 12), (1, 9, 10), (9, 1, 10), (9, 10, 1), (1, 1, 1), (3, 17, 130)])
+@pytest.mark.parametrize("grown", [{}, {"max_depth": 4}], ids=["pure", "mixed"])
+def test_channels_are_their_rows(shape, grown):
+    made = PixelClassifier.from_sklearn(sample_forest(5, **grown), n_threads=2)
+    channels = np.random.default_rng(1).normal(size=(5, *shape)).astype(np.float32)
+    rows = made.predict_rows(channels.reshape(5, -1).T).T.reshape(3, *shape)
+    assert np.array_equal(made.predict_channels(channels), rows)
+    for dtype in ("uint8", "uint16"):
+        stored = made.predict_channels(channels, dtype=dtype)
+        assert stored.dtype == dtype
+        assert np.array_equal(stored, quantise(rows, dtype))
+    around = np.pad(channels, ((1, 0), (2, 1), (0, 3), (3, 5)))
+    layouts = [around[1:, 2:-1, : shape[1], 3:-5], np.asfortranarray(channels), channels.astype(np.float64)]
+    misaligned = np.zeros((*channels.shape, 5), np.uint8)[..., 1:].view("f4")[..., 0]
+    misaligned[:] = channels
+    for same in (*layouts, misaligned):
+        assert np.array_equal(made.predict_channels(same), rows)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8", "uint16"])
+def test_extra_channels_follow_the_plans(dtype):
+    tomogram, _ = phantom((9, 21, 35), seed=5)
+    own = feature_stack(tomogram, SMALL, offset=0.0)
+    extra = np.random.default_rng(2).normal(size=(3, *tomogram.shape)).astype(np.float32)
+    forest = PixelClassifier.from_sklearn(sample_forest(len(own) + 3))._forest
+    whole = np.concatenate([own, extra]).reshape(len(own) + 3, -1)
+    expected = quantise(forest.predict_rows(np.ascontiguousarray(whole.T), 1).T.reshape(3, *tomogram.shape), dtype)
+    window = np.pad(extra, ((0, 0), (1, 1), (1, 1), (2, 3)))[:, 1:-1, 1:-1, 2:-3]
+    for given, threads in ((extra, 1), (window, 2)):
+        out = np.zeros((3, 11, 23, 40), dtype)
+        part = out[:, 1:-1, 1:-1, 2:-3]
+        forest.predict_block(SMALL._plan(0.0), tomogram.data, (0, 0, 0), tomogram.shape, threads, part, extra=given)
+        assert np.array_equal(part, expected)
+        part[:] = 0
+        assert not out.any()
+
+
+def test_blocks_that_do_not_fit_the_forest():
+    data, plan = np.zeros((4, 5, 6), np.float32), SMALL._plan(0.0)
+    forest = PixelClassifier.from_sklearn(sample_forest(plan_channels := SMALL.n_channels))._forest
+    wider = PixelClassifier.from_sklearn(sample_forest(plan_channels + 2))._forest
+    box, out = ((0, 0, 0), (4, 5, 6), 1), np.empty((3, 4, 5, 6), np.uint8)
+    frozen = out.copy()
+    frozen.flags.writeable = False
+    two = np.zeros((2, 4, 5, 6), np.float32)
+    for bad, arguments, message in (
+        (wider, (out,), "number of channels"),
+        (forest, (out, two), "number of channels"),
+        (wider, (out, two[:1]), "extra has the wrong shape"),
+        (wider, (out, two[:, :, :, ::-1]), "extra must have a contiguous x axis"),
+        (forest, (out[:2],), "out has the wrong shape"),
+        (forest, (np.empty((6, 5, 4, 3), np.uint8).T,), "out must have a contiguous x axis"),
+        (forest, (frozen,), "writable"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            bad.predict_block(plan, data, *box, *arguments)
+
+
+def test_bad_channels(trained):
+    good = np.zeros((8, 2, 3, 4), np.float32)
+    for bad in (good[:7], good[0], good[:, :0], np.zeros((2, 3))):
+        with pytest.raises(InputError, match=r"channels: expected shape \(8, z, y, x\)"):
+            trained.predict_channels(bad)
+    with pytest.raises(InputError, match="real numbers"):
+        trained.predict_channels(good.astype(complex))
+    for value in (np.nan, np.inf, 1e300):
+        with pytest.raises(InputError, match="finite float32"):
+            trained.predict_channels(np.full(good.shape, value))
+    with pytest.raises(InputError, match="dtype"):
+        trained.predict_channels(good, dtype="int8")
+
+
 def test_match_intensity_undoes_another_grey_scale(trained):
     tomogram, _ = phantom()
     other = tomogram.with_data(tomogram.data * 40 - 1000)
@@ -344,7 +422,7 @@ def test_tampered_tables_are_refused(trained, tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 2}, "install a newer cryoet-engine"),
+        ({"format": 3}, "install a newer cryoet-engine"),
         ({"format": "x"}, "something else"),
         ({"classes": ["a"]}, "damaged"),
         ({"classes": None}, "damaged"),

@@ -3,9 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "core/parallel.h"
 #include "core/simd.h"
@@ -152,9 +153,19 @@ void predict_rows(const Forest& forest, const float* rows, long n, int threads, 
 
 namespace {
 
-// Features of one tile in, probabilities out, brick by brick. Bricks that stick out of the tile repeat its last voxels
-// in lanes that are masked out.
-void predict_tile(const Forest& forest, const ChannelSink& features, const long shape[3], const ChannelSink& out) {
+template <class T>
+T stored(float probability) {
+  if constexpr (std::is_same_v<T, float>)
+    return probability;
+  else
+    return static_cast<T>(std::nearbyint(probability * static_cast<float>(std::numeric_limits<T>::max())));
+}
+
+// Features of one box in, probabilities out, brick by brick. `own` holds the first n_own channels, `extra` the others.
+// Bricks that stick out of the box repeat its last voxels in lanes that are masked out.
+template <class T>
+void predict_tile(const Forest& forest, const Channels<const float>& own, long n_own,
+                  const Channels<const float>& extra, const long shape[3], const Channels<T>& out) {
   constexpr long kPacket = Forest::kPacket;
   const long n_features = forest.n_features(), n_classes = forest.n_classes();
   std::vector<float> packet(n_features * kPacket), proba(n_classes * kPacket);
@@ -169,37 +180,64 @@ void predict_tile(const Forest& forest, const ChannelSink& features, const long 
         for (long f = 0; f < n_features; ++f)
           for (long dz = 0; dz < 4; ++dz)
             for (long dy = 0; dy < 4; ++dy) {
-              const float* from = features.data + f * features.stride_c +
-                                  (z + std::min(dz, nz - 1)) * features.stride_z +
-                                  (y + std::min(dy, ny - 1)) * features.stride_y + x;
-              std::memcpy(packet.data() + f * kPacket + dz * 16 + dy * 4, from, 4 * sizeof(float));
+              const long from_z = z + std::min(dz, nz - 1), from_y = y + std::min(dy, ny - 1);
+              const float* from = (f < n_own ? own.row(f, from_z, from_y) : extra.row(f - n_own, from_z, from_y)) + x;
+              float* to = packet.data() + f * kPacket + dz * 16 + dy * 4;
+              for (long dx = 0; dx < 4; ++dx) to[dx] = from[std::min(dx, nx - 1)];
             }
         forest.predict_packet(packet.data(), mask, proba.data(), scratch.data());
         for (long k = 0; k < n_classes; ++k)
           for (long dz = 0; dz < nz; ++dz)
             for (long dy = 0; dy < ny; ++dy)
-              std::memcpy(out.data + k * out.stride_c + (z + dz) * out.stride_z + (y + dy) * out.stride_y + x,
-                          proba.data() + k * kPacket + dz * 16 + dy * 4, nx * sizeof(float));
+              for (long dx = 0; dx < nx; ++dx)
+                out.row(k, z + dz, y + dy)[x + dx] = stored<T>(proba[k * kPacket + dz * 16 + dy * 4 + dx]);
       }
+}
+
+// The same channels, seen from voxel (z, y, x) on.
+template <class T>
+Channels<T> from_voxel(const Channels<T>& all, long z, long y, long x) {
+  return {all.row(0, z, y) + x, all.stride_c, all.stride_z, all.stride_y};
 }
 
 }  // namespace
 
+template <class T>
+void predict_channels(const Forest& forest, const Channels<const float>& channels, const long shape[3], int threads,
+                      const Channels<T>& out) {
+  const std::vector<Box> boxes = tiles({{0, 0, 0}, {shape[0], shape[1], shape[2]}});
+  parallel_for(static_cast<long>(boxes.size()), threads, [&](long i) {
+    const long* start = boxes[i].start;
+    predict_tile(forest, from_voxel(channels, start[0], start[1], start[2]), forest.n_features(), {}, boxes[i].shape,
+                 from_voxel(out, start[0], start[1], start[2]));
+  });
+}
+
+template <class T>
 void predict_block(const Forest& forest, const View3<const float>& block, const Box& core, const FeaturePlan& plan,
-                   int threads, const ChannelSink& sink) {
+                   const Channels<const float>& extra, int threads, const Channels<T>& out) {
   const FeatureBlock features(block, core, plan, threads);
   const std::vector<Box> boxes = tiles(core);
   parallel_for(static_cast<long>(boxes.size()), threads, [&](long i) {
     const Box& box = boxes[i];
     const long row = round_up(box.shape[2], 16), plane = row * box.shape[1], channel = plane * box.shape[0];
     thread_local Buffer channels;
-    const ChannelSink here{channels.reserve(channel * plan.n_channels), channel, plane, row};
-    features.tile(box, here);
-    ChannelSink out = sink;
-    out.data += (box.start[0] - core.start[0]) * sink.stride_z + (box.start[1] - core.start[1]) * sink.stride_y +
-                (box.start[2] - core.start[2]);
-    predict_tile(forest, here, box.shape, out);
+    float* here = channels.reserve(channel * plan.n_channels);
+    features.tile(box, {here, channel, plane, row});
+    const long z = box.start[0] - core.start[0], y = box.start[1] - core.start[1], x = box.start[2] - core.start[2];
+    const bool any_extra = forest.n_features() > plan.n_channels;
+    predict_tile<T>(forest, {here, channel, plane, row}, plan.n_channels,
+                    any_extra ? from_voxel(extra, z, y, x) : extra, box.shape, from_voxel(out, z, y, x));
   });
 }
+
+#define CRYOET_FOREST_OUTPUT(T)                                                                                        \
+  template void predict_channels(const Forest&, const Channels<const float>&, const long[3], int, const Channels<T>&); \
+  template void predict_block(const Forest&, const View3<const float>&, const Box&, const FeaturePlan&,                \
+                              const Channels<const float>&, int, const Channels<T>&);
+CRYOET_FOREST_OUTPUT(float)
+CRYOET_FOREST_OUTPUT(std::uint8_t)
+CRYOET_FOREST_OUTPUT(std::uint16_t)
+#undef CRYOET_FOREST_OUTPUT
 
 }  // namespace cryoet

@@ -45,12 +45,31 @@ class Forest {
   long depth_ = 0;
 };
 
+// Channels of a box of voxels that somebody else owns: channel c of voxel (z, y, x) at data + c*stride_c + z*stride_z +
+// y*stride_y + x.
+template <class T>
+struct Channels {
+  T* data;
+  long stride_c, stride_z, stride_y;
+
+  T* row(long c, long z, long y) const { return data + c * stride_c + z * stride_z + y * stride_y; }
+};
+
+// Probabilities are stored as float, or as std::uint8_t or std::uint16_t: times 255 or 65535, rounded to nearest even.
+// `out` has n_classes channels and aliases nothing.
+
 // rows [n][n_features] -> out [n][n_classes].
 void predict_rows(const Forest& forest, const float* rows, long n, int threads, float* out);
 
-// Probabilities [class](core) of the core of a block, features and forest tile by tile: the channels of a tile are all
-// that exist.
+// channels: n_features channels of a volume of `shape`.
+template <class T>
+void predict_channels(const Forest& forest, const Channels<const float>& channels, const long shape[3], int threads,
+                      const Channels<T>& out);
+
+// The core of a block, features and forest tile by tile: the channels of a tile are all that exist. extra: channels of
+// the core that follow the plan's, n_features - plan.n_channels of them.
+template <class T>
 void predict_block(const Forest& forest, const View3<const float>& block, const Box& core, const FeaturePlan& plan,
-                   int threads, const ChannelSink& sink);
+                   const Channels<const float>& extra, int threads, const Channels<T>& out);
 
 }  // namespace cryoet

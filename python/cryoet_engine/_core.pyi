@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 _Float32 = npt.NDArray[np.float32]
+_Probabilities = npt.NDArray[np.float32] | npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 _Triple = tuple[int, int, int]
 
 def instruction_set() -> str:
@@ -51,6 +52,17 @@ class Forest:
         n_features: int,
     ) -> None: ...
     def predict_rows(self, rows: _Float32, threads: int) -> _Float32: ...
+    def predict_channels(self, channels: _Float32, threads: int, out: _Probabilities) -> None:
+        """channels (C, z, y, x), x contiguous; out (classes, z, y, x) float32, uint8 or uint16, x contiguous."""
+
     def predict_block(
-        self, plan: FeaturePlan, block: _Float32, start: _Triple, shape: _Triple, threads: int, out: _Float32
-    ) -> None: ...
+        self,
+        plan: FeaturePlan,
+        block: _Float32,
+        start: _Triple,
+        shape: _Triple,
+        threads: int,
+        out: _Probabilities,
+        extra: _Float32 | None = None,
+    ) -> None:
+        """As predict_channels, of the plan's channels of the core; extra (E, core): channels that follow them."""

@@ -42,6 +42,10 @@ _THREE_CHANNELS = ("StructureTensorEigenvalues", "HessianOfGaussianEigenvalues")
 _SMALLEST_DERIVATIVE_SCALE = 0.5
 
 
+def _exists(name: str, scale: float) -> bool:
+    return scale >= _SMALLEST_DERIVATIVE_SCALE or name == "GaussianSmoothing"
+
+
 @dataclass(frozen=True, kw_only=True)
 class FeatureSpec:
     """Which channels, in which convention. Channel order: filter, then scale, then eigenvalue (largest first).
@@ -50,13 +54,17 @@ class FeatureSpec:
         does; "scale-true" runs each filter at its own scale.
     filters: names out of `FILTERS`; always used in that order.
     scales: in voxels, ascending, 0.3 to 100; those under 0.5 are used by GaussianSmoothing only.
+    only: pairs (filter, scale), where not every filter is wanted at every scale; filters and scales are then theirs.
     """
 
     compat: Compat = "ilastik"
     filters: tuple[str, ...] = FILTERS
     scales: tuple[float, ...] = SCALES
+    only: tuple[tuple[str, float], ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.only is not None:
+            self._choose(self.only)
         if self.compat not in get_args(Compat):
             raise input_error("FeatureSpec", "compat", expected=get_args(Compat), got=self.compat)
         unknown = [name for name in self.filters if name not in FILTERS]
@@ -74,6 +82,23 @@ class FeatureSpec:
                 "FeatureSpec", "scales", expected="one scale of at least 0.5 for these filters", got=self.scales
             )
 
+    def _choose(self, only: Sequence[tuple[str, float]]) -> None:
+        try:
+            pairs = {(str(name), float(scale)) for name, scale in only}
+        except (TypeError, ValueError):
+            pairs = set()
+        if not pairs:
+            raise input_error("FeatureSpec", "only", expected="pairs of a filter and a scale", got=only)
+        object.__setattr__(self, "filters", tuple(name for name, _ in pairs))
+        object.__setattr__(self, "scales", tuple(sorted({scale for _, scale in pairs})))
+        order = {name: i for i, name in enumerate(FILTERS)}
+        object.__setattr__(self, "only", tuple(sorted(pairs, key=lambda pair: (order.get(pair[0], 0), pair[1]))))
+        missing = [pair for pair in pairs if not _exists(*pair) and pair[0] in FILTERS]
+        if missing:
+            raise input_error(
+                "FeatureSpec", "only", expected="scales of at least 0.5 for all but GaussianSmoothing", got=missing
+            )
+
     @cached_property
     def _layout(self) -> list[tuple[str, float, int]]:
         """(filter, scale, channels) in order."""
@@ -81,7 +106,7 @@ class FeatureSpec:
             (name, scale, 3 if name in _THREE_CHANNELS else 1)
             for name in self.filters
             for scale in self.scales
-            if scale >= _SMALLEST_DERIVATIVE_SCALE or name == "GaussianSmoothing"
+            if _exists(name, scale) and (self.only is None or (name, scale) in self.only)
         ]
 
     @cached_property
@@ -92,6 +117,11 @@ class FeatureSpec:
             for name, scale, channels in self._layout
             for i in range(channels)
         )
+
+    @cached_property
+    def channel_sources(self) -> tuple[tuple[str, float], ...]:
+        """The filter and the scale behind each channel."""
+        return tuple((name, scale) for name, scale, channels in self._layout for _ in range(channels))
 
     @property
     def n_channels(self) -> int:
@@ -124,6 +154,7 @@ class FeatureSource:
         computation, not to the block: use one value for a whole volume, normally `conditioning_offset`.
     scale, shift: the volume is read as `scale * v + shift` (see `PixelClassifier.predict_proba`, match_intensity).
     n_threads: 0 uses every core.
+    extra: the user's own channels, of the volume's shape, behind those of the spec; read as they are.
     """
 
     volume: Volume
@@ -132,21 +163,28 @@ class FeatureSource:
     scale: float = 1.0
     shift: float = 0.0
     n_threads: int = 0
+    extra: tuple[Volume, ...] = ()
+
+    @property
+    def n_channels(self) -> int:
+        """Of the spec and extra."""
+        return self.spec.n_channels + len(self.extra)
 
     def read(self, region: Region) -> Float32Array:
         """A region as the filters will see it, checked to be finite."""
-        with np.errstate(over="ignore"):  # too large for float32 is refused below
-            data = self.volume.block(region)
-        if not np.isfinite(data).all():
-            bad = int(data.size - np.count_nonzero(np.isfinite(data)))
-            where = ", ".join(f"{s.start}:{s.stop}" for s in region)
-            raise input_error(
-                "features", "volume", expected="finite voxels", got=f"{bad} NaN or infinite in [{where}]",
-                fix="replace them first, for example by the mean (--fill)",
-            )  # fmt: skip
+        data = _finite(self.volume, region, "volume")
         if (self.scale, self.shift) != (1.0, 0.0):
-            data = np.float32(self.scale) * data + np.float32(self.shift)
+            data = np.float32(self.scale) * data  # not in place: it may be a view of the user's array
+            data += np.float32(self.shift)
         return data
+
+    def read_extra(self, region: Region, out: Float32Array | None = None) -> Float32Array:
+        """The extra channels (E, z, y, x) of a region, into `out` if given, checked to be finite."""
+        if out is None:
+            out = np.empty((len(self.extra), *(part.stop - part.start for part in region)), np.float32)
+        for i, volume in enumerate(self.extra):
+            out[i] = _finite(volume, region, f"extra channel {i + 1}")
+        return out
 
     @cached_property
     def plan(self) -> _core.FeaturePlan:
@@ -160,6 +198,21 @@ class FeatureSource:
             out = np.empty((self.spec.n_channels, *shape), np.float32)
         _core.features(self.plan, self.read(block.padded), start, shape, self.n_threads, out)
         return out
+
+
+def _finite(volume: Volume, region: Region, what: str) -> Float32Array:
+    """A region as float32, or an error if it has NaN or infinite voxels."""
+    with np.errstate(over="ignore"):  # too large for float32 is refused below
+        data = volume.block(region)
+    with np.errstate(invalid="ignore"):
+        if np.isfinite(data.sum(dtype=np.float64)):  # which no sum of finite float32 can leave, and takes no memory
+            return data
+    bad = int(data.size - np.count_nonzero(np.isfinite(data)))
+    where = ", ".join(f"{s.start}:{s.stop}" for s in region)
+    raise input_error(
+        "features", what, expected="finite voxels", got=f"{bad} NaN or infinite in [{where}]",
+        fix="replace them first, for example by the mean (--fill)",
+    )  # fmt: skip
 
 
 def core_of(block: Block) -> tuple[tuple[int, int, int], tuple[int, int, int]]:

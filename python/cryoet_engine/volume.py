@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+import mmap
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -22,6 +23,9 @@ Triple: TypeAlias = tuple[float, float, float]
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 Region: TypeAlias = tuple[slice, slice, slice]
 VoxelSizeStatus: TypeAlias = Literal["known", "estimated", "unknown"]
+
+_MAPPED_BYTES = 16 << 20  # of a memory map, read before its pages are given back
+_PIECE_VOXELS = 1 << 20  # that statistics convert to float64 at a time
 
 #: Colours by position in the class list (linear 0..1): background, membrane, spikes, lumen, then spare ones.
 DEFAULT_COLORS: tuple[Triple, ...] = (
@@ -127,7 +131,24 @@ class Volume(Grid):
 
     def block(self, region: Region) -> Float32Array:
         """Read one region as C-contiguous float32."""
-        return np.ascontiguousarray(self.data[region], dtype=np.float32)
+        data = self.data
+        if _read_only_map(data) is None:
+            return np.ascontiguousarray(data[region], dtype=np.float32)
+        bounds = [part.indices(length)[:2] for part, length in zip(region, self.shape, strict=True)]
+        out = np.empty([stop - start for start, stop in bounds], np.float32)
+        # Along the file's slowest axis, so that few pages are in memory at a time.
+        strides = getattr(data, "strides", None)
+        axis = int(np.argmax(strides)) if strides else 0
+        length = self.shape[axis]
+        step = max(1, _MAPPED_BYTES * length // max(math.prod(self.shape) * self.dtype.itemsize, 1))
+        first, last = bounds[axis]
+        for start in range(first, last, step):
+            stop = min(start + step, last)
+            part, where = [slice(*one) for one in bounds], [slice(None)] * 3
+            part[axis], where[axis] = slice(start, stop), slice(start - first, stop - first)
+            out[tuple(where)] = data[tuple(part)]
+            drop_pages(data)
+        return out
 
     def numpy(self) -> npt.NDArray[Any]:
         """The whole volume in memory, in its own dtype."""
@@ -196,9 +217,86 @@ class SoftSegmentation(Grid):
         data = np.asarray(self.data[(slice(None), *region)])
         return SoftSegmentation(data, self.classes, self.colors, **self._grid_from(region))
 
+    def merge(self, groups: Mapping[str, Sequence[str]]) -> SoftSegmentation:
+        """Classes put together, such as {"foreground": ["membrane", "spikes", "lumen"]}; probabilities are added.
+
+        groups: new name -> names of classes, none in two groups; a class in no group stays what it is. A group stands
+        where its first class stood, in that class's colour. Read lazily, in the same type.
+
+        Paper 1 (section 4.2) keeps the background and makes one foreground of the other three classes. For hard
+        labels merge first, then take the most probable class: a voxel of 0.4 background, 0.3 membrane and 0.3 spikes
+        is foreground (0.6), though background is its most probable single class.
+
+        Errors: InputError for a name that is no class, is in two groups, or becomes the name of two classes.
+        """
+        taken: dict[str, str] = {}
+        for group, members in groups.items():
+            if isinstance(members, str) or not members:
+                raise input_error("merge", f"group {group!r}", expected="a list of class names", got=repr(members))
+            for name in members:
+                if name not in self.classes:
+                    raise input_error("merge", f"group {group!r}", expected=", ".join(self.classes), got=repr(name))
+                if name in taken:
+                    raise input_error("merge", f"class {name!r}", expected="one group", got=f"{taken[name]}, {group}")
+                taken[name] = group
+        names = [taken.get(name, name) for name in self.classes]
+        # A class in no group must not fall together with a group of its name.
+        clash = [name for name in self.classes if name not in taken and name in groups]
+        if clash:
+            fix = "choose another name, or put the class into the group"
+            raise input_error("merge", "groups", expected="different names", got=f"{clash[0]!r} twice", fix=fix)
+        merged = list(dict.fromkeys(names))
+        parts = tuple(tuple(i for i, name in enumerate(names) if name == one) for one in merged)
+        colors = tuple(self.colors[part[0]] for part in parts)
+        return SoftSegmentation(_Merged(self.data, parts), tuple(merged), colors, **self.grid())
+
     def class_volume(self, name: str) -> Volume:
         """One class as a Volume of stored values (divide by `unit` for probabilities)."""
         return Volume(np.asarray(self.data[self.classes.index(name)]), **self.grid())
+
+
+class _Merged:
+    """Sums of classes of stored probabilities (class, z, y, x), computed as they are sliced."""
+
+    def __init__(self, data: Any, parts: tuple[tuple[int, ...], ...]) -> None:
+        self._data, self._parts = data, parts
+        self.shape, self.dtype = (len(parts), *data.shape[1:]), np.dtype(data.dtype)
+        self.chunks = getattr(data, "chunks", None)
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        key = key if isinstance(key, tuple) else (key,)
+        first, rest = (slice(None), key) if key and key[0] is Ellipsis else (key[0], key[1:])
+        if isinstance(first, slice):
+            return np.stack([self._sum(part, rest) for part in self._parts[first]])
+        return self._sum(self._parts[first], rest)
+
+    def _sum(self, part: tuple[int, ...], rest: tuple[Any, ...]) -> npt.NDArray[Any]:
+        if len(part) == 1:
+            return np.asarray(self._data[(part[0], *rest)])
+        wide = np.float32 if self.dtype.kind == "f" else np.int64
+        total = np.asarray(self._data[(part[0], *rest)], wide)
+        for k in part[1:]:
+            total = total + np.asarray(self._data[(k, *rest)], wide)
+        # Rounded classes may add up to a little more than one.
+        return np.asarray(np.minimum(total, wide(probability_unit(self.dtype))).astype(self.dtype))
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return np.asarray(self[:], dtype)
+
+
+def _read_only_map(data: Any) -> Any:
+    """The memory map behind an array that is read from one and never written to, else None."""
+    return getattr(data, "_mmap", None) if getattr(data, "mode", None) == "r" else None
+
+
+def drop_pages(data: Any) -> None:
+    """Give the pages of a memory map back: what was read counts as this process's memory until then.
+
+    They stay in the system's cache, and reading them again brings them back. Other arrays are left alone.
+    """
+    mapped = _read_only_map(data)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def probability_unit(dtype: np.dtype[Any]) -> float:
@@ -228,24 +326,38 @@ class Statistics:
 
 
 def statistics(volume: Volume) -> Statistics:
-    """Mean, standard deviation and range in float64, slice by slice, so that memory does not grow with z."""
+    """Mean, standard deviation and range in float64, in pieces of at most a million voxels of one slice."""
     n, total, square, nonfinite = 0, 0.0, 0.0, 0
     low, high = math.inf, -math.inf
-    shift: float | None = None  # the first slice's mean: keeps the sum of squares well conditioned
-    for z in range(volume.shape[0]):
-        plane = np.asarray(volume.data[z : z + 1], dtype=np.float64)
-        finite = plane[np.isfinite(plane)] if volume.dtype.kind == "f" else plane.ravel()
-        nonfinite += plane.size - finite.size
+    shift: float | None = None  # the first piece's mean: keeps the sum of squares well conditioned
+    for piece in _pieces(volume):
+        values = piece.astype(np.float64).ravel()
+        finite = values[np.isfinite(values)] if volume.dtype.kind == "f" else values
+        nonfinite += values.size - finite.size
         if not finite.size:
             continue
         if shift is None:
             shift = float(finite.mean())
+        low, high = min(low, float(finite.min())), max(high, float(finite.max()))
         moved = finite - shift
         n += finite.size
         total += float(moved.sum())
         square += float(np.dot(moved, moved))
-        low, high = min(low, float(finite.min())), max(high, float(finite.max()))
     if shift is None:
         return Statistics(math.nan, math.nan, math.nan, math.nan, nonfinite)
     mean = total / n
     return Statistics(mean + shift, math.sqrt(max(square / n - mean * mean, 0.0)), low, high, nonfinite)
+
+
+def _pieces(volume: Volume) -> Iterator[npt.NDArray[Any]]:
+    """The volume slice by slice, and where a slice is large, some rows of it at a time."""
+    depth, rows, columns = volume.shape
+    some = max(1, _PIECE_VOXELS // columns)
+    # A chunked store is read slice by slice: half a slice would unpack the same chunks again.
+    step = rows if _read_only_map(volume.data) is None else some
+    for z in range(depth):
+        for y in range(0, rows, step):
+            read = np.asarray(volume.data[z : z + 1, y : y + step])[0]
+            for start in range(0, len(read), some):
+                yield read[start : start + some]
+            drop_pages(volume.data)

@@ -3,7 +3,19 @@
 
 from __future__ import annotations
 
-from .classifier import PixelClassifier, SegmentationOutput
+from .classifier import PixelClassifier
+from .importance import FeatureImportance
+from .outputs import SegmentationOutput, VolumeOutput
 from .storage import TrainingRecord
+from .uncertainty import entropy, hard_labels, margin
 
-__all__ = ["PixelClassifier", "SegmentationOutput", "TrainingRecord"]
+__all__ = [
+    "FeatureImportance",
+    "PixelClassifier",
+    "SegmentationOutput",
+    "TrainingRecord",
+    "VolumeOutput",
+    "entropy",
+    "hard_labels",
+    "margin",
+]

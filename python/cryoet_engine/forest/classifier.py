@@ -13,10 +13,10 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,25 +27,15 @@ from .._progress import Progress, silent
 from ..features import FeatureSource, FeatureSpec, as_volume, block_shape, core_of
 from ..io import partial_path
 from ..tiling import Block, blocks
-from ..volume import Float32Array, Grid, SoftSegmentation, Statistics, Volume, quantise, statistics
+from ..volume import Float32Array, Grid, SoftSegmentation, Statistics, Volume, statistics
+from .extra import Extra, extra_volumes, matching
+from .ilastik import read_project
+from .importance import FeatureImportance, importance_of
+from .memory import BLOCKS, BlockCost
+from .outputs import Outputs, SegmentationOutput, VolumeOutput, as_segmentation, outputs_for, probability_type
 from .packing import LEAF, Tables, out_of_bag_error, pack
-from .storage import FORMAT, TrainingRecord, read_file, spec_from, training_from
-from .strokes import STROKE_BLOCK, class_names, features_at, labelled_voxels
-
-
-class SegmentationOutput(Protocol):
-    """Where probabilities may be streamed to: an array (class, z, y, x), or what io.create_segmentation gives."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(class, z, y, x)."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """uint8, uint16 or float32."""
-
-    def __setitem__(self, region: Any, part: Any) -> None:
-        """Store a part, in `dtype`."""
+from .storage import FORMAT, TrainingRecord, importance_from, read_file, spec_from, training_from
+from .strokes import class_names, features_at, labelled_voxels
 
 
 class PixelClassifier:
@@ -55,7 +45,8 @@ class PixelClassifier:
     spec: which features. seed: equal seeds give equal forests. n_threads: 0 uses every core; it changes no result.
 
     After `fit` or `load`: `classes` (names, background first), `training` (a `TrainingRecord`), `oob_error` (share of
-    strokes that the trees which have not seen them get wrong; nan when loaded from elsewhere).
+    strokes that the trees which have not seen them get wrong; nan when loaded from elsewhere), `importance` (a
+    `FeatureImportance`), `extra` (names of the user's own channels, () without).
     """
 
     def __init__(
@@ -88,6 +79,8 @@ class PixelClassifier:
         self.classes: tuple[str, ...] = ()
         self.training: TrainingRecord | None = None
         self.oob_error = math.nan
+        self.importance: FeatureImportance | None = None
+        self.extra: tuple[str, ...] = ()
         self._tables: Tables = {}
         self._forest: _core.Forest | None = None
 
@@ -99,16 +92,22 @@ class PixelClassifier:
         marks: Volume | npt.NDArray[Any],
         *,
         classes: Sequence[str] | None = None,
+        extra: Extra = (),
+        memory: float | str | None = None,
         progress: Progress = silent,
     ) -> PixelClassifier:
         """Train on the labelled voxels; returns self.
 
         tomogram: (z, y, x), any real dtype. marks: whole numbers of the same shape, 0 unlabelled, 1..K classes.
         classes: K names, background first; by default class_1, class_2, ...
+        extra: feature channels of your own, beside those of the spec: volumes of the tomogram's shape, or named ones.
+        memory: bytes or "4G" that the process keeps to while features are computed; the samples (4 bytes a channel
+        and labelled voxel) and the trees come on top of what it can choose.
         Features are computed around the strokes only.
 
         Errors: InputError for marks of another shape, with no labelled voxel, of one class only, with fractions or
-        values beyond `classes`, for a class without strokes, and for NaN or infinite voxels near the strokes.
+        values beyond `classes`, for a class without strokes, for NaN or infinite voxels near the strokes, for extra
+        channels of another shape, and for too little memory.
         """
         tomogram, marks = as_volume(tomogram, "fit"), as_volume(marks, "fit")
         if marks.shape != tomogram.shape:
@@ -116,25 +115,35 @@ class PixelClassifier:
                 "fit", "marks", expected=f"the tomogram's shape {tomogram.shape} (z, y, x)", got=marks.shape,
                 fix="draw the strokes on this tomogram, or give the one they were drawn on",
             )  # fmt: skip
+        channels = extra_volumes(extra, tomogram, "fit")
+        if self.spec.n_channels + len(channels) > LEAF:
+            most = LEAF - self.spec.n_channels
+            raise input_error("fit", "extra", expected=f"at most {most} channels beside the spec's", got=len(channels))
         where, labels = labelled_voxels(marks)
         names = class_names(labels, classes)
         stats = statistics(tomogram)
         offset = float(np.float32(stats.mean)) if math.isfinite(stats.mean) else 0.0
-        source = FeatureSource(tomogram, self.spec, offset, n_threads=self.n_threads)
-        samples = features_at(source, where, progress)
+        source = FeatureSource(tomogram, self.spec, offset, n_threads=self.n_threads, extra=tuple(channels.values()))
+        block = BLOCKS[0]
+        if memory is not None:
+            cost = BlockCost(source=source, output_bytes=0, keeps_channels=True)
+            block = cost.largest_within(memory, 4 * source.n_channels * len(labels), where="fit")
+        samples = features_at(source, where, block, progress)
 
         from sklearn.ensemble import RandomForestClassifier
 
         progress("growing trees", 0, 1)
         trained = RandomForestClassifier(
             n_estimators=self.n_trees,
-            max_features=min(self.max_features, self.spec.n_channels),
+            max_features=min(self.max_features, source.n_channels),
             bootstrap=True,
             random_state=self.seed,
             n_jobs=self.n_threads or -1,
         ).fit(samples, labels)
         self._adopt(trained, names)
+        self.extra = tuple(channels)
         self.oob_error = out_of_bag_error(trained, samples, labels)
+        self.importance = importance_of(trained, samples, labels, self.spec, self.extra)
         progress("growing trees", 1, 1)
         self.training = TrainingRecord(
             mean=stats.mean,
@@ -154,12 +163,13 @@ class PixelClassifier:
         *,
         spec: FeatureSpec | None = None,
         classes: Sequence[str] | None = None,
+        extra: Sequence[str] = (),
         n_threads: int = 0,
     ) -> PixelClassifier:
         """Take over a fitted RandomForestClassifier (or ExtraTreesClassifier).
 
         `predict_rows` works for any number of features up to 255; the volume methods need a forest trained on the
-        channels of `spec`, in their order.
+        channels of `spec`, in their order, and behind them those that `extra` names.
         """
         trees = getattr(forest, "estimators_", None)
         if not trees or not hasattr(forest, "classes_") or getattr(forest, "n_outputs_", 1) != 1:
@@ -170,7 +180,26 @@ class PixelClassifier:
         if len(names) != len(forest.classes_):
             raise input_error("from_sklearn", "classes", expected=f"{len(forest.classes_)} names", got=names)
         made = cls(len(trees), spec=spec, n_threads=n_threads)
+        made.extra = tuple(str(name) for name in extra)
         made._adopt(forest, names)
+        return made
+
+    @classmethod
+    def from_ilastik(cls, path: str | os.PathLike[str], *, n_threads: int = 0) -> PixelClassifier:
+        """Read a trained pixel classifier out of an ilastik project (.ilp): trees, features and class names.
+
+        Probabilities are vigra's; features agree with ilastik's up to rounding. Works for vigra random forests
+        (ilastik's default) on 3D features of one image channel. Nothing in the file is unpickled.
+
+        Errors: FileFormatError for anything else, and for damaged files.
+        """
+        found = read_project(path)
+        made = cls(found.n_trees, spec=found.spec, n_threads=n_threads)
+        try:
+            made._set_tables(found.tables)
+        except ValueError as error:
+            raise file_error(path, "classifier", expected="sound trees", got=str(error)) from error
+        made.classes = found.classes
         return made
 
     def _adopt(self, trained: Any, names: tuple[str, ...]) -> None:
@@ -216,61 +245,109 @@ class PixelClassifier:
             raise input_error("predict_rows", "x", expected="finite float32 values", got="NaN or infinite ones")
         return forest.predict_rows(rows, self.n_threads)
 
+    def predict_channels(self, channels: npt.ArrayLike, *, dtype: npt.DTypeLike = "float32") -> npt.NDArray[Any]:
+        """Probabilities (classes, z, y, x) of features given as channels (C, z, y, x), of any source.
+
+        dtype: of the result, float32, or uint8 or uint16 as `volume.quantise` stores them.
+        Neighbouring voxels go through the forest together: several times faster than `predict_rows`.
+
+        Errors: InputError for another number of channels or axes, and for NaN, infinite or complex values.
+        """
+        forest = self._ready("predict_channels")
+        kind = probability_type(dtype, "predict_channels")
+        given = np.asarray(channels)
+        if given.dtype.kind not in "fiub":
+            raise input_error("predict_channels", "channels", expected="real numbers", got=given.dtype)
+        if given.ndim != 4 or given.shape[0] != self.n_features or not given.size:
+            raise input_error(
+                "predict_channels", "channels", expected=f"shape ({self.n_features}, z, y, x)",
+                got=f"shape {given.shape}",
+            )  # fmt: skip
+        with np.errstate(over="ignore"):  # too large for float32 is refused below
+            values = np.asarray(given, dtype=np.float32)
+        if not np.isfinite(values).all():
+            raise input_error("predict_channels", "channels", expected="finite float32 values", got="NaN or infinite")
+        if values.strides[3] != values.itemsize or not values.flags.aligned:
+            values = np.ascontiguousarray(values)
+        out = np.empty((len(self.classes), *values.shape[1:]), kind)
+        forest.predict_channels(values, self.n_threads, out)
+        return out
+
     def predict_proba(
         self,
         volume: Volume | npt.NDArray[Any],
         *,
         dtype: npt.DTypeLike = "uint8",
         out: SegmentationOutput | None = None,
+        maps: Mapping[str, VolumeOutput] | None = None,
+        extra: Extra = (),
         block: int | Sequence[int] | None = None,
+        memory: float | str | None = None,
         match_intensity: bool = False,
         progress: Progress = silent,
     ) -> SoftSegmentation:
         """Class probabilities of every voxel, block by block.
 
         dtype: of the result, uint8, uint16 or float32. out: where to stream it to instead (its dtype counts then).
-        block: voxels a side, one number or (z, y, x); memory grows with it, results do not depend on it.
+        maps: what else is wanted of the same pass and where it goes: arrays (z, y, x), or what `io.create_volume`
+        gives, by name. "entropy" (over log K: 0 sure, 1 unsure) and "margin" (first minus second class: 1 sure) are
+        stored like probabilities; "labels" is the most probable class, 1..K. Made of probabilities not yet rounded.
+        extra: the channels of one's own that the classifier was trained with, as in `fit`; match_intensity leaves them
+        as they are.
+        block: voxels a side, one number or (z, y, x). memory: bytes or "4G" that the process keeps to, whatever the
+        volume's size, by its choice of blocks. Neither changes a bit of the result, not even blocks smaller than
+        the halo; small ones cost time.
         match_intensity: shift and stretch the volume to the mean and standard deviation of the training tomogram
         first, for another tomogram on another grey scale.
+
+        Errors: InputError for outputs and channels that do not fit, NaN or infinite voxels, and for too little memory
+        (it names the least that works).
         """
         forest = self._ready("predict_proba")
         tomogram = as_volume(volume, "predict_proba")
-        if self.spec.n_channels != self.n_features:
+        if self.spec.n_channels + len(self.extra) != self.n_features:
             raise input_error(
-                "predict_proba", "classifier", expected=f"one trained on its spec's {self.spec.n_channels} channels",
+                "predict_proba", "classifier", expected=f"one trained on its spec's {self.spec.n_channels} channels"
+                + (f" and {len(self.extra)} extra ones" if self.extra else ""),
                 got=f"one trained on {self.n_features} features",
             )  # fmt: skip
-        shape = (len(self.classes), *tomogram.shape)
-        kind = np.dtype(dtype) if out is None else np.dtype(out.dtype)
-        if kind not in (np.uint8, np.uint16, np.float32):
-            raise input_error("predict_proba", "dtype", expected="uint8, uint16 or float32", got=kind)
-        if out is None:
-            out = np.empty(shape, kind)
-        elif tuple(out.shape) != shape:
-            raise input_error("predict_proba", "out", expected=f"shape {shape} (class, z, y, x)", got=tuple(out.shape))
-        source = self._source(tomogram, match_intensity)
-        size = STROKE_BLOCK if block is None and self.spec.compat == "ilastik" else block
-        parts = list(blocks(tomogram.shape, block_shape(size, self.spec, "predict_proba"), self.spec.halo))
+        channels = matching(extra, self.extra, tomogram, "predict_proba")
+        outputs = outputs_for(tomogram.shape, len(self.classes), dtype=dtype, out=out, maps=maps)
+        source = self._source(tomogram, match_intensity, channels)
+        if memory is not None:
+            if block is not None:
+                raise input_error("predict_proba", "block, memory", expected="one of them", got="both")
+            block = BlockCost(source=source, output_bytes=self._output_bytes(outputs)).largest_within(
+                memory, outputs.in_memory
+            )
+        elif block is None and self.spec.compat == "ilastik":
+            block = BLOCKS[0]
+        parts = list(blocks(tomogram.shape, block_shape(block, self.spec, "predict_proba"), self.spec.halo))
         progress("classifying voxels", 0, len(parts))
-        for done, (part, proba) in enumerate(self._classified(forest, source, parts), start=1):
-            out[(slice(None), *part.core)] = quantise(proba, kind)
+        for done, (part, proba) in enumerate(self._classified(forest, source, parts, outputs.block_type), start=1):
+            outputs.store(part.core, proba)
             progress("classifying voxels", done, len(parts))
-        written = getattr(out, "segmentation", None)
-        if isinstance(written, SoftSegmentation):
-            return written
-        return SoftSegmentation(out, self.classes, **tomogram.grid())
+        return as_segmentation(outputs.probabilities, self.classes, tomogram)
+
+    def _output_bytes(self, outputs: Outputs) -> int:
+        """Bytes a voxel of a block's results: as computed, and on their way to the outputs."""
+        n = len(self.classes)
+        stored = np.dtype(outputs.probabilities.dtype).itemsize
+        computed = outputs.block_type.itemsize
+        return n * (computed + stored) + (16 + 8 * len(outputs.maps) if outputs.maps else 0)
 
     def _classified(
-        self, forest: _core.Forest, source: FeatureSource, parts: Sequence[Block]
-    ) -> Iterator[tuple[Block, Float32Array]]:
-        """Each block with its probabilities (class, z, y, x), float32."""
+        self, forest: _core.Forest, source: FeatureSource, parts: Sequence[Block], kind: np.dtype[Any]
+    ) -> Iterator[tuple[Block, npt.NDArray[Any]]]:
+        """Each block with its probabilities (class, z, y, x), stored as `kind`."""
         for part in parts:
             start, core = core_of(part)
-            proba = np.empty((len(self.classes), *core), np.float32)
-            forest.predict_block(source.plan, source.read(part.padded), start, core, self.n_threads, proba)
+            proba = np.empty((len(self.classes), *core), kind)
+            extra = source.read_extra(part.core) if source.extra else None
+            forest.predict_block(source.plan, source.read(part.padded), start, core, self.n_threads, proba, extra)
             yield part, proba
 
-    def _source(self, tomogram: Volume, match_intensity: bool) -> FeatureSource:
+    def _source(self, tomogram: Volume, match_intensity: bool = False, extra: tuple[Volume, ...] = ()) -> FeatureSource:
         scale, shift = 1.0, 0.0
         if match_intensity:
             if self.training is None:
@@ -285,7 +362,9 @@ class PixelClassifier:
         else:
             mean = statistics(tomogram).mean
             offset = float(np.float32(mean)) if math.isfinite(mean) else 0.0
-        return FeatureSource(tomogram, self.spec, offset, scale=scale, shift=shift, n_threads=self.n_threads)
+        return FeatureSource(
+            tomogram, self.spec, offset, scale=scale, shift=shift, n_threads=self.n_threads, extra=extra
+        )
 
     def voxel_size_mismatch(self, volume: Grid) -> str | None:
         """A sentence for the user if `volume` is sampled over 10 % finer or coarser than the training tomogram."""
@@ -311,11 +390,13 @@ class PixelClassifier:
             "format": FORMAT,
             "classes": self.classes,
             "spec": dataclasses.asdict(self.spec),
+            "extra": self.extra,
             "n_trees": self.n_trees,
             "max_features": self.max_features,
             "seed": self.seed,
             "oob_error": None if math.isnan(self.oob_error) else self.oob_error,
             "training": None if self.training is None else dataclasses.asdict(self.training),
+            "importance": None if self.importance is None else dataclasses.asdict(self.importance),
         }
         with partial_path(path) as partial:
             Path(partial).write_bytes(save(self._tables, {"cryoet-engine forest": json.dumps(header)}))
@@ -337,6 +418,9 @@ class PixelClassifier:
                 made.oob_error = float(header["oob_error"])
             if header["training"] is not None:
                 made.training = training_from(header["training"])
+            made.extra = tuple(str(name) for name in header["extra"])
+            if header["importance"] is not None:
+                made.importance = importance_from(header["importance"], made.spec, made.extra)
             if tables["leaves"].shape[1] != len(made.classes) or len(tables["tree_start"]) != made.n_trees + 1:
                 raise ValueError("its classes or trees do not fit its tables")
             made._set_tables(tables)

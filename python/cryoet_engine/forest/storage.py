@@ -14,9 +14,10 @@ import numpy as np
 from .._checks import FileFormatError, file_error
 from ..features import FeatureSpec
 from ..volume import Triple
+from .importance import FeatureImportance, groups_of
 from .packing import Tables
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,31 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tables]:
 
 def spec_from(record: dict[str, Any]) -> FeatureSpec:
     """The feature specification of a header."""
-    return FeatureSpec(compat=record["compat"], filters=tuple(record["filters"]), scales=tuple(record["scales"]))
+    only = record["only"] and tuple((name, scale) for name, scale in record["only"])
+    return FeatureSpec(
+        compat=record["compat"], filters=tuple(record["filters"]), scales=tuple(record["scales"]), only=only
+    )
+
+
+def importance_from(record: dict[str, Any], spec: FeatureSpec, extra: tuple[str, ...]) -> FeatureImportance:
+    """The feature importance of a header, its numbers checked."""
+    filters, scales = groups_of(spec, extra)
+    impurity = tuple(float(value) for value in record["impurity"])
+    rises = [
+        {str(name): float(value) for name, value in record[f"error_without_{of}"].items()} for of in ("filter", "scale")
+    ]
+    if len(impurity) != len(filters) or not all(
+        map(math.isfinite, (*impurity, *rises[0].values(), *rises[1].values()))
+    ):
+        raise ValueError("its importances do not fit its channels")
+    return FeatureImportance(
+        channels=(*spec.channel_names, *extra),
+        filters=filters,
+        scales=scales,
+        impurity=impurity,
+        error_without_filter=rises[0],
+        error_without_scale=rises[1],
+    )
 
 
 def training_from(record: dict[str, Any]) -> TrainingRecord:

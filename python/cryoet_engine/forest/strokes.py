@@ -12,10 +12,9 @@ from .._checks import input_error
 from .._progress import Progress
 from ..features import FeatureSource
 from ..tiling import block_around
-from ..volume import Float32Array, Volume
+from ..volume import Float32Array, Volume, drop_pages
 
 MAX_CLASSES = 255
-STROKE_BLOCK = (64, 128, 128)
 
 
 def labelled_voxels(marks: Volume) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.int64]]:
@@ -31,6 +30,7 @@ def labelled_voxels(marks: Volume) -> tuple[npt.NDArray[np.intp], npt.NDArray[np
         if y.size:
             positions.append(np.stack([np.full_like(y, z), y, x], axis=1))
             labels.append(plane[y, x].astype(np.int64))
+        drop_pages(marks.data)
     if not labels:
         raise input_error(
             "fit", "marks", expected="some labelled voxels", got="0 everywhere", fix="draw at least one stroke a class"
@@ -65,16 +65,23 @@ def class_names(labels: npt.NDArray[np.int64], classes: Sequence[str] | None) ->
     return names
 
 
-def features_at(source: FeatureSource, where: npt.NDArray[np.intp], progress: Progress) -> Float32Array:
-    """Channels (n, C) at the positions `where` (n, 3), computed in the boxes that bound them block by block."""
-    out = np.empty((len(where), source.spec.n_channels), np.float32)
-    cells, cell_of = np.unique(where // np.array(STROKE_BLOCK), axis=0, return_inverse=True)
+def features_at(
+    source: FeatureSource, where: npt.NDArray[np.intp], block: tuple[int, int, int], progress: Progress
+) -> Float32Array:
+    """Channels (n, C), extra ones last, at the positions `where` (n, 3).
+
+    Computed in the boxes that bound the positions within each `block`; its size changes no bit.
+    """
+    out = np.empty((len(where), source.n_channels), np.float32)
+    cells, cell_of = np.unique(where // np.array(block), axis=0, return_inverse=True)
     for i in range(len(cells)):
         progress("features of the strokes", i, len(cells))
         rows = np.nonzero(cell_of.ravel() == i)[0]
         low, high = where[rows].min(axis=0), where[rows].max(axis=0) + 1
         box = (slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1])), slice(int(low[2]), int(high[2])))
-        channels = source.compute(block_around(source.volume.shape, box, source.spec.halo))
+        channels = np.empty((source.n_channels, *(high - low)), np.float32)
+        source.compute(block_around(source.volume.shape, box, source.spec.halo), channels[: source.spec.n_channels])
+        source.read_extra(box, channels[source.spec.n_channels :])
         z, y, x = (where[rows] - low).T
         out[rows] = channels[:, z, y, x].T
     progress("features of the strokes", len(cells), len(cells))

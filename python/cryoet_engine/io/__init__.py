@@ -9,13 +9,14 @@ from ._files import partial_path
 from ._lazy import LazyArray, fill_nonfinite
 from .omezarr import SegmentationWriter, create_segmentation
 from .segmentation import as_soft, export_classes, read_segmentation
-from .volumes import read, read_volume, write
+from .volumes import create_volume, read, read_volume, write
 
 __all__ = [
     "LazyArray",
     "SegmentationWriter",
     "as_soft",
     "create_segmentation",
+    "create_volume",
     "export_classes",
     "fill_nonfinite",
     "partial_path",

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._checks import CryoETError, file_error, input_error
-from ..volume import Volume
+from ..volume import Volume, drop_pages
 
 AnyArray = npt.NDArray[Any]
 Slices = tuple[slice, ...]
@@ -136,6 +136,7 @@ class StoredArray(LazyArray):
         super().__init__(ours, np.dtype(dtype).newbyteorder("="), cut)
         self._path, self._source, self._axes = path, source, axes
         self._index = index or {}
+        self._mmap, self.mode = getattr(source, "_mmap", None), getattr(source, "mode", None)  # see drop_pages
 
     def _read(self, region: Slices) -> AnyArray:
         where: dict[int, Any] = dict(self._index)
@@ -161,6 +162,7 @@ class _FilledArray(LazyArray):
     def __init__(self, data: Any, value: float) -> None:
         super().__init__(data.shape, data.dtype, getattr(data, "chunks", None))
         self._data, self._value = data, value
+        self._mmap, self.mode = getattr(data, "_mmap", None), getattr(data, "mode", None)  # see drop_pages
 
     def _read(self, region: Slices) -> AnyArray:
         part = np.array(self._data[region])
@@ -191,3 +193,4 @@ def slabs(data: Any) -> Iterator[slice]:
     step = max(_SLAB_BYTES // plane // depth, 1) * depth
     for start in range(0, length, step):
         yield slice(start, min(start + step, length))
+        drop_pages(data)

@@ -24,11 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .. import __version__
-from .._checks import FileFormatError, file_error
+from .._checks import FileFormatError, file_error, input_error
 from .._progress import Progress, silent
 from ..volume import Volume, VoxelSizeStatus
 from ._files import read_error, reason
-from ._lazy import AnyArray, StoredArray, slabs
+from ._lazy import AnyArray, StoredArray, basic_index, slabs
 from ._voxels import RunningStatistics, converted, sized_grid, status_from_notes, stored_dtype
 
 EXTENSIONS = (".mrc", ".rec", ".st", ".map", ".mrcs", ".ccp4", ".ali", ".preali")
@@ -233,6 +233,51 @@ def write_mrc(path: Path, volume: Volume, *, dtype: npt.DTypeLike | None = None,
         if not packed:
             stream.seek(0)
             stream.write(_header(volume, kind, statistics))
+
+
+class MrcStream:
+    """An MRC file whose parts are written in any order: `out[z0:z1, y0:y1, x0:x1] = array` (see io.create_volume)."""
+
+    def __init__(self, stream: IO[bytes], shape: Shape, dtype: np.dtype[Any]) -> None:
+        self.shape, self.dtype = shape, dtype.newbyteorder("=")
+        self._stream, self._stored = stream, dtype.newbyteorder("<")
+
+    def __setitem__(self, region: Any, part: Any) -> None:
+        box, _ = basic_index(region, self.shape)
+        sizes = tuple(one.stop - one.start for one in box)
+        values = np.asarray(part)
+        if values.shape != sizes:
+            raise input_error("create_volume", "array", expected=f"shape {sizes}", got=values.shape)
+        values = converted(values, self._stored)
+        z, y, x = box
+        _, rows, columns = self.shape
+        runs = values.reshape(sizes[0], -1) if sizes[2] == columns else values.reshape(-1, sizes[2])
+        starts = [(k * rows + j) * columns + x.start for k in range(z.start, z.stop) for j in range(y.start, y.stop)]
+        for start, run in zip(starts[:: len(starts) // len(runs)], runs, strict=True):
+            self._stream.seek(_HEADER_BYTES + start * self._stored.itemsize)
+            self._stream.write(run.data)
+
+    def finish(self, volume: Volume) -> None:
+        """Write the header, with the statistics of what has been written; `volume` has grid and notes."""
+        plane_bytes = math.prod(self.shape[1:]) * self._stored.itemsize
+        self._stream.truncate(_HEADER_BYTES + self.shape[0] * plane_bytes)
+        statistics = RunningStatistics()
+        # Read back in order: statistics that are added up block by block would depend on the blocks.
+        self._stream.seek(_HEADER_BYTES)
+        for _ in range(self.shape[0]):
+            plane = np.frombuffer(self._stream.read(plane_bytes), self._stored)
+            statistics.add(plane)
+        self._stream.seek(0)
+        self._stream.write(_header(volume, self._stored, statistics))
+
+
+@contextlib.contextmanager
+def stream_mrc(path: Path, like: Volume) -> Iterator[MrcStream]:
+    """A file of `like`'s shape, type (one that MRC has), grid and notes, to be filled part by part."""
+    with path.open("w+b") as file:
+        stream = MrcStream(file, like.shape, stored_dtype(like, like.dtype, _STORED, "MRC"))
+        yield stream
+        stream.finish(like)
 
 
 @contextlib.contextmanager

@@ -231,6 +231,23 @@ def write_zarr_volume(
         progress("write", region[0].stop, volume.shape[0])
 
 
+class ZarrStream:
+    """A zarr volume whose parts are written in any order: `out[z0:z1, y0:y1, x0:x1] = array` (see io.create_volume)."""
+
+    def __init__(self, path: Path, like: Volume) -> None:
+        kind = stored_dtype(like, like.dtype, _STORED, "zarr")
+        self._array = _create(path, like.shape, kind, _image_attributes(like, path.stem, {"kind": "volume"}))
+        self.shape, self.dtype = like.shape, kind
+
+    def __setitem__(self, region: Any, part: Any) -> None:
+        box, _ = basic_index(region, self.shape)
+        sizes = tuple(one.stop - one.start for one in box)
+        values = np.asarray(part)
+        if values.shape != sizes:
+            raise input_error("create_volume", "array", expected=f"shape {sizes}", got=values.shape)
+        _store(self._array, box, converted(values, self.dtype))
+
+
 def _regions(shape: tuple[int, int, int]) -> Iterator[Region]:
     """Whole chunks, as many as memory always has room for."""
     return (block.core for block in blocks(shape, (_CHUNK, 8 * _CHUNK, 8 * _CHUNK), 0))

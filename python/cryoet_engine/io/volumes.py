@@ -4,18 +4,21 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import os
 import re
 import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from .._checks import file_error, input_error
 from .._progress import Progress, silent
-from ..volume import SoftSegmentation, Volume
+from ..volume import Grid, SoftSegmentation, Volume
 from . import hdf5, mrc, omezarr, tiff
 from ._files import existing, is_zarr, partial_path, read_error
 
@@ -187,6 +190,37 @@ def write(
         raise input_error("write", "data", expected="a Volume or a SoftSegmentation", got=type(one).__name__)
     with partial_path(path) as partial:
         _write_volume(kind, partial, one, dtype=dtype, progress=progress)
+
+
+@contextlib.contextmanager
+def create_volume(
+    path: str | os.PathLike[str],
+    shape_zyx: Sequence[int],
+    *,
+    dtype: npt.DTypeLike,
+    grid: Grid | Mapping[str, Any] | None = None,
+) -> Iterator[mrc.MrcStream | omezarr.ZarrStream]:
+    """A volume on the disk (.mrc, .zarr) to be filled part by part, in any order: `out[z0:z1, y0:y1, x0:x1] = array`.
+
+    shape_zyx: (z, y, x) in voxels. dtype: one that the format stores. grid: another object's `grid()`; its notes are
+    kept. Use it as a context manager: the file appears under its name at the end, or not at all.
+
+    Errors: InputError for a format or dtype that does not fit, FileFormatError where the disk does not do.
+    """
+    path = Path(path)
+    kind = named_format(path)
+    if kind not in ("MRC", "zarr") or path.suffix.lower() in (".gz", ".bz2"):
+        raise input_error("create_volume", "path", expected="a name ending in .mrc or .zarr", got=path)
+    if kind == "zarr" and path.is_file():
+        raise file_error(path, "output", expected="a place for a folder", got="a file of that name")
+    fields = grid.grid() if isinstance(grid, Grid) else dict(grid or {})
+    like = Volume(np.broadcast_to(np.zeros((), dtype), tuple(int(n) for n in shape_zyx)), **fields)
+    with partial_path(path) as partial:
+        if kind == "zarr":
+            yield omezarr.ZarrStream(partial, like)
+        else:
+            with mrc.stream_mrc(partial, like) as stream:
+                yield stream
 
 
 def _write_volume(kind: str, path: Path, volume: Volume, **how: Any) -> None:
