@@ -30,6 +30,7 @@ class FeaturePlan:
         offset: float,
         sigmas: Sequence[float],
         channels: Sequence[Sequence[int]],
+        planar: Sequence[bool],
         n_channels: int,
     ) -> None: ...
     @property
