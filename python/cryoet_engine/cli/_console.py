@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, Any
 from .._checks import file_error, input_error
 
 if TYPE_CHECKING:
+    from ..forest import PixelClassifier
     from ..volume import Region, Volume
+
+#: How the notes of a volume begin that a command made of probabilities: such a file may be replaced by its like.
+MAP_NOTE = "cryoet-engine map:"
 
 
 class Bars:
@@ -155,6 +159,39 @@ def positive(text: str) -> int:
     return value
 
 
+def memory_size(text: str) -> int:
+    """A memory limit such as 4G, in bytes."""
+    from ..forest.memory import bytes_of
+
+    try:
+        return bytes_of(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a size such as 4G or 500M; got {text!r}") from None
+
+
+def extra_channel(text: str) -> tuple[str, str]:
+    """NAME=FILE, or FILE alone (whose name then is empty)."""
+    name, equals, path = text.partition("=")
+    return ("", text) if not equals or Path(text).exists() else (name.strip(), path)
+
+
+def open_extra(args: argparse.Namespace) -> dict[str, Volume] | list[Volume]:
+    """The volumes of --extra, by name where names were given."""
+    given: list[tuple[str, str]] = args.extra
+    names = [name for name, _ in given]
+    if any(names) and (not all(names) or len(set(names)) < len(names)):
+        raise input_error("--extra", "names", expected="a different NAME= before each file, or none", got=names)
+    volumes = [open_tomogram(args, path) for _, path in given]
+    return dict(zip(names, volumes, strict=True)) if any(names) else volumes
+
+
+def load_forest(path: str) -> PixelClassifier:
+    """A saved forest, or the classifier of an ilastik project."""
+    from ..forest import PixelClassifier
+
+    return PixelClassifier.from_ilastik(path) if path.lower().endswith(".ilp") else PixelClassifier.load(path)
+
+
 def need_suffix(path: str, suffixes: tuple[str, ...], option: str = "-o") -> Path:
     """The output's path, refused when its name would not tell what is in it."""
     out = Path(path)
@@ -190,13 +227,18 @@ def _is_result(path: Path) -> bool:
     from .. import io
     from ..volume import SoftSegmentation
 
-    if path.suffix == ".zarr":
-        return isinstance(io.read(path), SoftSegmentation)
+    if path.suffix in (".zarr", ".mrc"):
+        item = io.read(path)
+        return isinstance(item, SoftSegmentation) or any(note.startswith(MAP_NOTE) for note in item.notes)
     if path.suffix == ".json":
         from ..transfer import TransferFunction
 
+        if b'"kind": "forest"' in path.read_bytes()[:200]:
+            return True
         TransferFunction.load(path)
         return True
+    if path.suffix == ".md":
+        return path.read_bytes()[:9] == b"# Forest "
     if path.suffix == ".png":
         return path.read_bytes()[:4] == b"\x89PNG"
     return b"cryoet-engine forest" in path.read_bytes()[:4096]

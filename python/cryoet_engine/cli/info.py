@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Show what a file holds: type, shape, voxel size, origin, notes, statistics and a thumbnail.
 
+Of a saved forest (or an ilastik project): classes, labelled voxels, error, and which features it leans on.
+
 The thumbnail (the central slice) is drawn in the terminal; --thumbnail saves three orthogonal slices as a PNG.
 """
 
@@ -8,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ._console import need_suffix
+from . import _forest
+from ._console import load_forest, need_suffix
 
 if TYPE_CHECKING:
     from ..volume import SoftSegmentation, Volume
@@ -18,7 +22,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("file", metavar="TOMO", help="tomogram, labels or soft segmentation")
+    parser.add_argument("file", metavar="TOMO", help="tomogram, labels, soft segmentation, or a saved forest")
     parser.add_argument("--thumbnail", metavar="PNG", help="save three orthogonal slices as a picture")
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
 
@@ -67,11 +71,22 @@ def _thumbnail(volume: Volume, width: int = 56) -> str:
     return "\n".join("  " + "".join(shades[row]) for row in level)
 
 
+def _is_forest(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return path.suffix.lower() == ".ilp" or b"cryoet-engine forest" in file.read(4096)
+
+
 def run(args: argparse.Namespace) -> None:
     """Print the facts."""
     from .. import io
     from ..volume import Volume
 
+    if _is_forest(Path(args.file)):
+        found = {"file": args.file, **_forest.facts(load_forest(args.file))}
+        print(json.dumps(found, indent=2, ensure_ascii=False) if args.json else _forest.as_text(found))
+        return
     item = io.read(args.file)
     facts = _facts(args.file, item)
     if args.json:

@@ -7,12 +7,14 @@ from .classifier import PixelClassifier
 from .importance import FeatureImportance
 from .outputs import SegmentationOutput, VolumeOutput
 from .storage import TrainingRecord
+from .suggest import Suggestion
 from .uncertainty import entropy, hard_labels, margin
 
 __all__ = [
     "FeatureImportance",
     "PixelClassifier",
     "SegmentationOutput",
+    "Suggestion",
     "TrainingRecord",
     "VolumeOutput",
     "entropy",

@@ -36,6 +36,7 @@ from .outputs import Outputs, SegmentationOutput, VolumeOutput, as_segmentation,
 from .packing import LEAF, Tables, out_of_bag_error, pack
 from .storage import FORMAT, TrainingRecord, importance_from, read_file, spec_from, training_from
 from .strokes import class_names, features_at, labelled_voxels
+from .suggest import Suggestion, suggest
 
 
 class PixelClassifier:
@@ -328,6 +329,57 @@ class PixelClassifier:
             outputs.store(part.core, proba)
             progress("classifying voxels", done, len(parts))
         return as_segmentation(outputs.probabilities, self.classes, tomogram)
+
+    def suggest(
+        self,
+        tomogram: Volume | npt.NDArray[Any],
+        marks: Volume | npt.NDArray[Any] | None = None,
+        *,
+        n: int = 5,
+        size: int = 32,
+        extra: Extra = (),
+        match_intensity: bool = False,
+        progress: Progress = silent,
+    ) -> list[Suggestion]:
+        """Where strokes would help most: up to `n` boxes of a slice, `size` voxels wide, best first.
+
+        marks: the strokes so far (as in `fit`): no box lies on them, and what has strokes already counts less.
+        Looks at some slices only, so that it takes seconds; see forest/suggest.py for how, and what it was measured
+        to be worth. extra, match_intensity: as in `predict_proba`.
+
+        Errors: InputError for marks of another shape, n or size out of range, and extra channels that do not fit.
+        """
+        forest = self._ready("suggest")
+        volume = as_volume(tomogram, "suggest")
+        source = self._source(volume, match_intensity, matching(extra, self.extra, volume, "suggest"))
+        if source.n_channels != self.n_features:
+            expected = f"one trained on its spec's {self.spec.n_channels} channels"
+            raise input_error("suggest", "classifier", expected=expected, got=f"{self.n_features} features")
+        drawn = np.empty((0, 3), np.intp)
+        if marks is not None:
+            strokes = as_volume(marks, "suggest")
+            if strokes.shape != volume.shape:
+                raise input_error(
+                    "suggest", "marks", expected=f"the tomogram's shape {volume.shape}", got=strokes.shape
+                )
+            drawn, _ = labelled_voxels(strokes)
+        weights = np.ones(self.n_features) if self.importance is None else np.array(self.importance.impurity)
+
+        def predict(channels: Float32Array) -> npt.NDArray[Any]:
+            out = np.empty((len(self.classes), *channels.shape[1:]), np.float32)
+            forest.predict_channels(channels, self.n_threads, out)
+            return out
+
+        return suggest(
+            source,
+            predict,
+            self.classes,
+            drawn,
+            weights=np.sqrt(weights).astype(np.float32),
+            n=n,
+            size=size,
+            progress=progress,
+        )
 
     def _output_bytes(self, outputs: Outputs) -> int:
         """Bytes a voxel of a block's results: as computed, and on their way to the outputs."""

@@ -53,12 +53,6 @@ def hard_labels(probabilities: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return label
 
 
-def confused_pair(probabilities: Float32Array) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    """Indices of the most and the second most probable class of (class, ...)."""
-    order = np.argsort(-probabilities, axis=0, kind="stable")
-    return order[0], order[min(1, len(order) - 1)]
-
-
 def _two_largest(probabilities: Float32Array) -> tuple[Float32Array, Float32Array]:
     first = np.array(probabilities[0])
     second = np.zeros_like(first)
