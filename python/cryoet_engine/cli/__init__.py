@@ -19,6 +19,7 @@ from .._checks import CryoETError
 
 COMMANDS = {
     "info": "header, voxel size, statistics and a thumbnail of a tomogram",
+    "filter": "smooth, enhance, invert or normalise a tomogram",
     "pseudolabel": "strokes to dense soft pseudo labels: 37 features and a random forest",
     "train": "train a 3D network on tomograms and their (pseudo) labels",
     "segment": "soft segmentation of a tomogram by a trained network, tile by tile",
