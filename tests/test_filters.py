@@ -25,16 +25,6 @@ def error(found, truth):
     return np.abs(found - truth).max() / max(np.ptp(truth), 1e-2)
 
 
-@pytest.fixture(params=["baseline", "avx2", "avx512"])
-def instruction_set(request):
-    try:
-        _core.use_instruction_set(request.param)
-    except ValueError as reason:
-        pytest.skip(str(reason))
-    yield request.param
-    _core.use_instruction_set("best")
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("sigma", [0.7, 3.5])
 def test_linear_filters_equal_the_oracle(shape, sigma):

@@ -131,8 +131,8 @@ def hessian_of_gaussian_eigenvalues(
 
 def bilateral_radius(*, sigma_vox: float, sigma_range: float, window: float) -> int:
     """Check a bilateral filter's settings and give its radius in voxels: the halo that a block of a volume needs."""
-    radius = math.floor(window * _sigma(sigma_vox, "bilateral", "sigma_vox") + 0.5) if window > 0 else 0
-    if not (math.isfinite(window) and window > 0 and radius <= _LARGEST_BILATERAL_RADIUS):
+    reach = window * _sigma(sigma_vox, "bilateral", "sigma_vox")
+    if not (0 < window and reach <= _LARGEST_BILATERAL_RADIUS):
         raise input_error(
             "bilateral",
             "window",
@@ -141,7 +141,7 @@ def bilateral_radius(*, sigma_vox: float, sigma_range: float, window: float) -> 
         )
     if not (isinstance(sigma_range, int | float | np.number) and 1e-30 <= sigma_range < math.inf):
         raise input_error("bilateral", "sigma_range", expected="a finite grey value above 0", got=sigma_range)
-    return radius
+    return math.floor(reach + 0.5)
 
 
 def bilateral(volume: VolumeOrArray, *, sigma_vox: float, sigma_range: float, window: float = 2.0) -> VolumeOrArray:
