@@ -44,8 +44,8 @@ def test_one_neighbour_shows_the_weight_of_every_difference(instruction_set):
     w = 2 * c * np.exp(-(d**2) / 2)  # the neighbour is seen in the mirror too
     side = sum(np.exp(-(y * y + z * z) / 0.5) for y in (-1, 0, 1) for z in (-1, 0, 1))
     truth = side * w * d / (side * (1 + w))
-    # An exponent d^2 / 2 rounded to float32 has that much less of its digits. Measured: 3.3e-7.
-    assert (np.abs(found / truth - 1) / (1 + d**2 / 2)).max() < 6e-7
+    # An exponent d^2 / 2 rounded to float32 has that much less of its digits. Measured: 6.0e-7 (with FMA 3.3e-7).
+    assert (np.abs(found / truth - 1) / (1 + d**2 / 2)).max() < 1.2e-6
 
 
 def test_a_wide_range_makes_it_the_gaussian():

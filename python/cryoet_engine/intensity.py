@@ -29,6 +29,8 @@ AnyVolume: TypeAlias = Volume | npt.NDArray[Any]
 Range: TypeAlias = tuple[float, float]
 Shape: TypeAlias = tuple[int, int, int]
 
+_TINY, _HUGE = (float(value) for value in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
+
 
 def _volume(volume: AnyVolume, where: str) -> Volume:
     data = volume.data if isinstance(volume, Volume) else np.asarray(volume)
@@ -54,7 +56,7 @@ def checked_range(value_range: Sequence[float], where: str) -> Range:
         low, high = (float(value) for value in value_range)
     except (TypeError, ValueError):
         low = high = math.nan
-    if not (low < high and math.isfinite(high - low)):
+    if not (_TINY <= high - low <= _HUGE and abs(low) <= _HUGE):
         raise input_error(
             where,
             "value_range",
@@ -209,7 +211,7 @@ class TileMaps:
 
 def checked_tile(tile_vox: int | Sequence[int], slice_wise: bool, clip_limit: float, n_bins: int) -> Shape:
     """The tile (z, y, x) that the settings of CLAHE ask for, or the error that says what is wrong with them."""
-    given = (tile_vox,) * 3 if isinstance(tile_vox, int | np.integer) else tuple(tile_vox)
+    given = tuple(tile_vox) if isinstance(tile_vox, Sequence) else (tile_vox,) * 3
     if len(given) != 3 or not all(isinstance(n, int | np.integer) and n >= 1 for n in given):
         raise input_error("clahe", "tile_vox", expected="voxels, 1 or more, one number or (z, y, x)", got=tile_vox)
     if not 0 < clip_limit <= 1:
