@@ -40,7 +40,7 @@ def bilateral(edge: int = 64) -> Contest:
         ours = results[OURS]
         theirs = SimpleITK.GetArrayFromImage(results["SimpleITK"])
         error = float(np.abs(ours - theirs)[inside].max())
-        if error > 2e-2:
+        if error > 1e-3:
             raise AssertionError(f"not the same filter: {error:.2e}")
         return {"SimpleITK": error}
 
@@ -56,32 +56,29 @@ def _stretched(data: np.ndarray) -> np.ndarray:
 
 
 def clahe(edge: int = 128, *, slice_wise: bool = False) -> Contest:
-    """Tiles of 32 voxels. scikit-image's maps are steps, its tiles half a voxel off: see csrc/ops/clahe.h."""
+    """Tiles of 32 or, slice by slice, 64 voxels a side; csrc/ops/clahe.h tells how scikit-image's definition differs.
+
+    It stretches every image to its own extremes, so the results are compared after that.
+    """
     from skimage import exposure
 
     volume = _structures(edge)
-    value_range = intensity.min_max(volume)
-    unit = intensity.normalise(volume, value_range)
+    unit = intensity.normalise(volume, intensity.min_max(volume))
+    tile = 64 if slice_wise else 32
+    images = [unit[z : z + 1] for z in range(edge)] if slice_wise else [unit]
 
-    def theirs() -> np.ndarray:
-        if slice_wise:  # a slice that is constant between the two ends: it scales by each image's own extremes
-            return np.stack([exposure.equalize_adapthist(plane, 32, 0.01) for plane in unit])
-        return exposure.equalize_adapthist(unit, 32, 0.01)
+    def ours() -> list[np.ndarray]:
+        return [intensity.clahe(image, intensity.min_max(image), tile_vox=tile) for image in images]
 
-    def ours() -> np.ndarray:
-        if slice_wise:
-            planes = [unit[z : z + 1] for z in range(edge)]
-            return np.concatenate([intensity.clahe(one, intensity.min_max(one), tile_vox=32) for one in planes])
-        return intensity.clahe(unit, (0, 1), tile_vox=32)
+    def theirs() -> list[np.ndarray]:
+        return [exposure.equalize_adapthist(image[0] if slice_wise else image, tile, 0.01) for image in images]
 
     def parity(results: Mapping[str, Any]) -> Mapping[str, float]:
-        parts = range(edge) if slice_wise else [slice(None)]
-        error = max(
-            float(np.abs(_stretched(results[OURS][part]) - _stretched(results["scikit-image"][part])).mean())
-            for part in parts
-        )
-        if error > 2 / 256:
-            raise AssertionError(f"further apart than two grey levels on average: {error:.2e}")
+        pairs = zip(results[OURS], results["scikit-image"], strict=True)
+        error = max(float(np.abs(_stretched(a) - _stretched(b)).mean()) for a, b in pairs)
+        bound = 4 / 256 if slice_wise else 2 / 256  # smaller tiles: more is given back there than was cut off
+        if error > bound:
+            raise AssertionError(f"too far apart on average: {error:.2e}")
         return {"scikit-image": error}
 
     kind = "slice by slice" if slice_wise else "3D"

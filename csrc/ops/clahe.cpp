@@ -47,45 +47,61 @@ void equalise_tiles(const TileGrid& grid, long n_bins, double clip_limit, int th
   });
 }
 
+namespace {
+
+struct Position {
+  long first, second;  // tiles
+  float weight;        // of the second
+};
+
+Position position(long i, const TileGrid& grid, int axis) {
+  Position p{};
+  tile_position(i, grid.tile[axis], grid.tiles(axis), p.first, p.second, p.weight);
+  return p;
+}
+
+void interpolate(const float* first, const float* second, float weight, long n, float* out) {
+  for (long i = 0; i < n; ++i) out[i] = first[i] + weight * (second[i] - first[i]);
+}
+
+}  // namespace
+
 void apply_tile_maps(const View3<const float>& block, const long start[3], const TileGrid& grid, const GreyBins& bins,
                      const float* maps, int threads, float* out) {
-  const long tiles_y = grid.tiles(1), tiles_x = grid.tiles(2), edges = bins.n_bins + 1, nx = block.shape[2];
-  struct Position {
-    long first, second;
-    float weight;
-  };
+  const long edges = bins.n_bins + 1, ny = block.shape[1], nx = block.shape[2], n = grid.tiles(2) * edges;
+  const auto maps_of = [&](long tile_z, long tile_y) { return maps + (tile_z * grid.tiles(1) + tile_y) * n; };
   std::vector<Position> along_x(nx);
-  for (long x = 0; x < nx; ++x) {
-    Position& p = along_x[x];
-    tile_position(start[2] + x, grid.tile[2], tiles_x, p.first, p.second, p.weight);
-    p.first *= edges, p.second *= edges;
-  }
+  for (long x = 0; x < nx; ++x) along_x[x] = position(start[2] + x, grid, 2);
+  // Rows between the middles of the same two tiles form a band. A band's maps are interpolated along z once, a row's
+  // along y once, and only x is left for each voxel.
+  const long tile_y = grid.tile[1], before = tile_y - tile_y / 2;  // band 0 ends at the first tile's middle
+  const long first_band = (start[1] + before) / tile_y, bands = (start[1] + ny - 1 + before) / tile_y - first_band + 1;
   parallel_for(
-      block.shape[0] * block.shape[1], threads,
-      [&](long line) {
-        const long z = line / block.shape[1], y = line % block.shape[1], n = tiles_x * edges;
-        Position in_z, in_y;
-        tile_position(start[0] + z, grid.tile[0], grid.tiles(0), in_z.first, in_z.second, in_z.weight);
-        tile_position(start[1] + y, grid.tile[1], tiles_y, in_y.first, in_y.second, in_y.weight);
-        const auto row_of = [&](long tz, long ty) { return maps + (tz * tiles_y + ty) * n; };
-        const float *a = row_of(in_z.first, in_y.first), *b = row_of(in_z.first, in_y.second);
-        const float *c = row_of(in_z.second, in_y.first), *d = row_of(in_z.second, in_y.second);
-        // z and y are the same for the whole row: its maps are interpolated once, and only x is left for each voxel.
-        std::vector<float> row_maps(n);
-        for (long i = 0; i < n; ++i) {
-          const float near = a[i] + in_y.weight * (b[i] - a[i]), far = c[i] + in_y.weight * (d[i] - c[i]);
-          row_maps[i] = near + in_z.weight * (far - near);
-        }
-        const float* values = block.row(z, y);
-        for (long x = 0; x < nx; ++x) {
-          float within;
-          const long bin = grey_position(bins, values[x], within);
-          const float left = mapped_grey(row_maps.data() + along_x[x].first, bin, within);
-          const float right = mapped_grey(row_maps.data() + along_x[x].second, bin, within);
-          out[line * nx + x] = left + along_x[x].weight * (right - left);
+      block.shape[0] * bands, threads,
+      [&](long part) {
+        const long z = part / bands, band = first_band + part % bands;
+        const long first_y = std::max(band * tile_y - before - start[1], 0L);
+        const long end_y = std::min((band + 1) * tile_y - before - start[1], ny);
+        const Position in_z = position(start[0] + z, grid, 0), in_y = position(start[1] + first_y, grid, 1);
+        std::vector<float> low(n), high(n), row_maps(n);
+        const float *below = maps_of(in_z.first, in_y.first), *above = maps_of(in_z.second, in_y.first);
+        interpolate(below, above, in_z.weight, n, low.data());
+        below = maps_of(in_z.first, in_y.second), above = maps_of(in_z.second, in_y.second);
+        interpolate(below, above, in_z.weight, n, high.data());
+        for (long y = first_y; y < end_y; ++y) {
+          interpolate(low.data(), high.data(), position(start[1] + y, grid, 1).weight, n, row_maps.data());
+          const float* values = block.row(z, y);
+          for (long x = 0; x < nx; ++x) {
+            const Position& p = along_x[x];
+            float within;
+            const long bin = grey_position(bins, values[x], within);
+            const float left = mapped_grey(row_maps.data() + p.first * edges, bin, within);
+            const float right = mapped_grey(row_maps.data() + p.second * edges, bin, within);
+            out[(z * ny + y) * nx + x] = left + p.weight * (right - left);
+          }
         }
       },
-      block.shape[0] * block.shape[1] * (8 * tiles_x * edges + 16 * nx));
+      block.shape[0] * ny * (4 * n + 16 * nx));
 }
 
 }  // namespace cryoet

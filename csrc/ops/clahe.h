@@ -15,12 +15,13 @@
 // Other than scikit-image: the range is an argument (it takes the image's extremes and stretches the result again, two
 // statistics of the whole); a map is linear within a bin (there a step, of up to clip_limit); tiles' middles are where
 // they are (there half a voxel later, a whole one where the tile is odd); n_bins are as many as asked for (there 253 of
-// 256); what is left over by whole numbers is spread evenly (there from the darkest bin on).
+// 256); what is given back is what was cut off (there the last round may give more, 4 % of a tile of 32^2 voxels on
+// average, measured, which brightens the image by about as much).
 //
 // Counting and mapping are apart, so that a volume streams through memory: counts are sums over blocks, the maps are
 // the constants that any block is then mapped with. Neither depends on blocks or threads, bit for bit.
-// Memory: 4 (n_bins + 1) bytes a tile, twice. Cost: one pass to count; to map, 8 (n_bins + 1) / tile[2] multiply-adds
-// and two look-ups a voxel.
+// Memory: 8 (n_bins + 1) bytes a tile while maps are made, half of it afterwards. Cost: one pass to count; to map, two
+// look-ups a voxel, and to interpolate the maps of a row (n_bins + 1) / tile[2] multiply-adds a voxel.
 #pragma once
 
 #include "core/view3.h"
