@@ -52,12 +52,23 @@ def test_histogram_leaves_out_what_is_not_finite():
 
 
 def test_threads_change_nothing():
-    v = np.ascontiguousarray(noise((1, 700, 1024)))
-    counts = [np.zeros(16, np.int64) for _ in range(2)]
-    for threads, one in zip((1, 2), counts, strict=True):
-        _core.add_to_histogram(v, (-3.0, 3.0), one, threads)
-    assert np.array_equal(*counts)
-    assert counts[0].sum() == ((v >= -3) & (v <= 3)).sum()
+    v = noise((2, 1200, 1024))
+    row_of = np.full(1 << 16, -1, np.int32)
+    row_of[[0xBF80, 0xC000, 0x3FFF]] = (0, 1, 2)  # upper halves of the keys from 1, from 2, and down to -2
+    found = []
+    for threads in (1, 2):
+        bins, upper, lower = np.zeros(16, np.int64), np.zeros(1 << 16, np.int64), np.zeros((3, 1 << 16), np.int64)
+        _core.add_to_histogram(v, (-3.0, 3.0), bins, threads)
+        _core.count_upper_keys(v, upper, threads)
+        _core.count_lower_keys(v, row_of, lower, threads)
+        found.append((bins, upper, lower))
+    for one, two in zip(*found, strict=True):
+        assert np.array_equal(one, two)
+    bins, upper, lower = found[0]
+    assert bins.sum() == ((v >= -3) & (v <= 3)).sum()
+    assert upper.sum() == v.size
+    assert lower.sum(axis=1).tolist() == upper[[0xBF80, 0xC000, 0x3FFF]].tolist()
+    assert upper[0xC000] == ((v >= 2) & (v < 2 + 1 / 64)).sum()
 
 
 Q = (0, 0.1, 1, 25, 33.3, 50, 99, 99.9, 100)

@@ -46,6 +46,24 @@ static void py_add_to_histogram(const Array<float>& block, std::array<double, 2>
   add_to_histogram(view, bins, threads, data);
 }
 
+static void py_count_upper_keys(const Array<float>& block, Array<long>& counts, int threads) {
+  const auto view = volume_view(block);
+  require(counts.ndim() == 1 && counts.size() == 1 << 16, "65536 counts are needed");
+  long* data = counts.mutable_data();
+  py::gil_scoped_release release;
+  count_upper_keys(view, threads, data);
+}
+
+static void py_count_lower_keys(const Array<float>& block, const Array<int>& row_of, Array<long>& counts, int threads) {
+  const auto view = volume_view(block);
+  require(row_of.ndim() == 1 && row_of.size() == 1 << 16, "a row for each of 65536 upper halves is needed");
+  require(counts.ndim() == 2 && counts.shape(1) == 1 << 16, "counts (row, 65536) are needed");
+  for (long i = 0; i < 1 << 16; ++i) require(row_of.data()[i] < counts.shape(0), "a row is out of range");
+  long* data = counts.mutable_data();
+  py::gil_scoped_release release;
+  count_lower_keys(view, row_of.data(), threads, data);
+}
+
 // The grid, checked to be that of `tiles`: (tile z, tile y, tile x, bins or edges).
 template <class T>
 static TileGrid checked_grid(Triple shape, Triple tile, const Array<T>& tiles) {
@@ -108,6 +126,10 @@ void bind_preprocessing(py::module_& m) {
   m.def("bilateral", &py_bilateral, py::arg("block").noconvert(), py::arg("sigma_vox"), py::arg("sigma_range"),
         py::arg("window"), py::arg("start"), py::arg("shape"), py::arg("threads"));
   m.def("add_to_histogram", &py_add_to_histogram, py::arg("block").noconvert(), py::arg("value_range"),
+        py::arg("counts").noconvert(), py::arg("threads"));
+  m.def("count_upper_keys", &py_count_upper_keys, py::arg("block").noconvert(), py::arg("counts").noconvert(),
+        py::arg("threads"));
+  m.def("count_lower_keys", &py_count_lower_keys, py::arg("block").noconvert(), py::arg("row_of").noconvert(),
         py::arg("counts").noconvert(), py::arg("threads"));
   m.def("count_tiles", &py_count_tiles, py::arg("planes").noconvert(), py::arg("first_z"), py::arg("shape"),
         py::arg("tile"), py::arg("value_range"), py::arg("counts").noconvert(), py::arg("threads"));

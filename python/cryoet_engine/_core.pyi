@@ -29,6 +29,10 @@ def bilateral(
 def add_to_histogram(
     block: _Float32, value_range: tuple[float, float], counts: npt.NDArray[np.int64], threads: int
 ) -> None: ...
+def count_upper_keys(block: _Float32, counts: npt.NDArray[np.int64], threads: int) -> None: ...
+def count_lower_keys(
+    block: _Float32, row_of: npt.NDArray[np.int32], counts: npt.NDArray[np.int64], threads: int
+) -> None: ...
 def count_tiles(
     planes: _Float32,
     first_z: int,

@@ -29,6 +29,7 @@ AnyVolume: TypeAlias = Volume | npt.NDArray[Any]
 Range: TypeAlias = tuple[float, float]
 Shape: TypeAlias = tuple[int, int, int]
 
+_RUN_VOXELS = 4 << 20
 _TINY, _HUGE = (float(value) for value in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 
 
@@ -42,11 +43,13 @@ def _volume(volume: AnyVolume, where: str) -> Volume:
 
 
 def _planes(volume: Volume, stage: str, progress: Progress) -> Iterator[tuple[int, Float32Array]]:
-    """Every z and its plane (1, y, x); whole slabs are read."""
+    """The volume in runs of whole planes, each with its first z; read in slabs, as float32 a few megabytes at a time."""
+    _, y, x = volume.shape
+    step = max(_RUN_VOXELS // (y * x), 1)
     for slab in slabs(volume.data):
         part = np.asarray(volume.data[slab])
-        for i, plane in enumerate(part):
-            yield slab.start + i, np.ascontiguousarray(plane[None], dtype=np.float32)
+        for start in range(0, len(part), step):
+            yield slab.start + start, np.ascontiguousarray(part[start : start + step], dtype=np.float32)
         progress(stage, slab.stop, volume.shape[0])
 
 
@@ -87,18 +90,13 @@ def histogram(
         raise input_error("histogram", "bins", expected="a whole number from 2 to 16777216", got=bins)
     low_high = checked_range(value_range, "histogram")
     counts = np.zeros(bins, np.int64)
-    for _, plane in _planes(source, "histogram", progress):
-        _core.add_to_histogram(plane, low_high, counts, 0)
+    for _, planes in _planes(source, "histogram", progress):
+        _core.add_to_histogram(planes, low_high, counts, 0)
     return counts
 
 
-def _order_keys(plane: Float32Array) -> npt.NDArray[np.uint32]:
-    """Bits of float32 turned so that whole numbers stand in the order of the values they encode."""
-    bits = plane.reshape(-1).view(np.uint32)
-    return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
-
-
 def _value_of(key: int) -> float:
+    """The float32 value of a key (csrc/voxel/order_key.h)."""
     bits = key ^ (1 << 31) if key >> 31 else key ^ 0xFFFFFFFF
     return float(np.uint32(bits).view(np.float32))
 
@@ -121,8 +119,8 @@ def percentiles(volume: AnyVolume, q: Sequence[float], *, progress: Progress = s
     if not (wanted.size and ((wanted >= 0) & (wanted <= 100)).all()):
         raise input_error("percentiles", "q", expected="percentiles from 0 to 100", got=q)
     upper = np.zeros(1 << 16, np.int64)
-    for _, plane in _planes(source, "percentiles", progress):
-        upper += np.bincount(_order_keys(plane) >> 16, minlength=1 << 16)
+    for _, planes in _planes(source, "percentiles", progress):
+        _core.count_upper_keys(planes, upper, 0)
     finite = np.zeros_like(upper)
     finite[_FINITE] = upper[_FINITE]
     n = int(finite.sum())
@@ -138,12 +136,8 @@ def percentiles(volume: AnyVolume, q: Sequence[float], *, progress: Progress = s
     row_of = np.full(1 << 16, -1, np.int32)
     row_of[buckets] = np.arange(buckets.size)
     lower = np.zeros((buckets.size, 1 << 16), np.int64)
-    for _, plane in _planes(source, "percentiles, again", progress):
-        keys = _order_keys(plane)
-        row = row_of[keys >> 16]
-        inside = row >= 0
-        address = row[inside].astype(np.int64) << 16 | (keys[inside] & 0xFFFF)
-        lower += np.bincount(address, minlength=lower.size).reshape(lower.shape)
+    for _, planes in _planes(source, "percentiles, again", progress):
+        _core.count_lower_keys(planes, row_of, lower, 0)
 
     value = {}
     for rank, bucket in zip(ranks.tolist(), bucket_of_rank.tolist(), strict=True):
@@ -242,8 +236,8 @@ def tile_maps(
     if tz * ty * tx >= 1 << 31:
         raise input_error("clahe", "tile_vox", expected="tiles of less than 2^31 voxels", got=tile)
     counts = np.zeros((*(-(-n // t) for n, t in zip(source.shape, tile, strict=True)), n_bins), np.int32)
-    for z, plane in _planes(source, "tile histograms", progress):
-        _core.count_tiles(plane, z, source.shape, (tz, ty, tx), low_high, counts, 0)
+    for z, planes in _planes(source, "tile histograms", progress):
+        _core.count_tiles(planes, z, source.shape, (tz, ty, tx), low_high, counts, 0)
     maps = _core.equalise_tiles(counts, source.shape, (tz, ty, tx), clip_limit, 0)
     return TileMaps(maps=maps, tile_vox=(tz, ty, tx), shape=source.shape, value_range=low_high)
 
