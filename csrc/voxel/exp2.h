@@ -3,9 +3,8 @@
 // costs a dozen instructions.
 #pragma once
 
-#include <cstring>
-
 #include "core/platform.h"
+#include "voxel/float_bits.h"
 
 namespace cryoet {
 
@@ -22,12 +21,7 @@ CRYOET_HD float exp2_nonpositive(float t) {
   p = p * f + 0.24022242085843615f;
   p = p * f + 0.6931469775872221f;
   p = p * f + 1.0f;
-  unsigned n, bits;
-  std::memcpy(&n, &shifted, sizeof n);
-  std::memcpy(&bits, &p, sizeof bits);
-  bits += n << 23;
-  std::memcpy(&p, &bits, sizeof p);
-  return p;
+  return float_of_bits(bits_of_float(p) + (bits_of_float(shifted) << 23));
 }
 
 }  // namespace cryoet

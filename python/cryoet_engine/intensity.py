@@ -43,7 +43,7 @@ def _volume(volume: AnyVolume, where: str) -> Volume:
 
 
 def _planes(volume: Volume, stage: str, progress: Progress) -> Iterator[tuple[int, Float32Array]]:
-    """The volume in runs of whole planes, each with its first z; read in slabs, as float32 a few megabytes at a time."""
+    """The volume in runs of whole planes, each with its first z; read in slabs, float32 a few megabytes at a time."""
     _, y, x = volume.shape
     step = max(_RUN_VOXELS // (y * x), 1)
     for slab in slabs(volume.data):
