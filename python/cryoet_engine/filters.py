@@ -4,7 +4,8 @@
 Lengths are in voxels. Kernels are sampled Gaussians truncated at floor(window * sigma + 0.5) voxels; at the border
 a volume is mirrored without repeating its edge sample (scipy's mode="mirror"), as often as an axis shorter than the
 window needs. An axis of length one has no derivative along it. No function looks at a statistic of the volume, so a
-tile with enough margin gives what the whole gives. All work on volumes in memory; `features` streams.
+tile with enough margin gives what the whole gives. All work on volumes in memory; `features` and
+`preprocessing` stream.
 """
 
 from __future__ import annotations
