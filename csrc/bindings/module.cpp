@@ -12,6 +12,7 @@ namespace cryoet {
 void bind_filters(pybind11::module_& m);
 void bind_features(pybind11::module_& m);
 void bind_forest(pybind11::module_& m);
+void bind_preprocessing(pybind11::module_& m);
 
 static constexpr const char* kIsaNames[] = {"baseline", "avx2", "avx512"};
 
@@ -38,4 +39,5 @@ PYBIND11_MODULE(_core, m) {
   cryoet::bind_filters(m);
   cryoet::bind_features(m);
   cryoet::bind_forest(m);
+  cryoet::bind_preprocessing(m);
 }
