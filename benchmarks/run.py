@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread each: a fair fight, 
 
 import harness
 import pixel_classification
+import preprocessing
 
 
 def main() -> int:
@@ -25,14 +26,19 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="small and few: does it run at all?")
     args = parser.parse_args()
     edge, rounds = (48, 2) if args.quick else (128, 5)
+    smaller = 48 if args.quick else 96
     contests = [
-        pixel_classification.features(edge),
-        pixel_classification.forest(0.0, edge**3 // 4),
-        pixel_classification.forest(0.2, edge**3 // 4),
+        lambda: pixel_classification.features(edge),
+        *(lambda hard=hard: pixel_classification.forest(hard, smaller) for hard in (False, True)),
+        *(lambda hard=hard: pixel_classification.forest(hard, smaller, order="raster") for hard in (False, True)),
+        *(lambda hard=hard: pixel_classification.streamed(hard, smaller) for hard in (False, True)),
+        lambda: preprocessing.bilateral(smaller // 2),
+        lambda: preprocessing.clahe(edge),
+        lambda: preprocessing.clahe(edge, slice_wise=True),
     ]
     results = []
     for contest in contests:
-        results.append(harness.measure(contest, rounds))
+        results.append(harness.measure(contest(), rounds))
         print(harness.show(results[-1]), flush=True)
     print(harness.record("pixel_classification", results, args.results))
     if args.results == harness.RESULTS and not args.quick:

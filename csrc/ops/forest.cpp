@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -14,17 +15,34 @@
 namespace cryoet {
 namespace {
 
-// Lanes that still have to go on from a node.
-struct Pending {
+// Trees that a packet walks down at a time: enough entries a level to keep the processor busy, few enough for its first
+// cache.
+constexpr long kTreesAtOnce = 10;
+constexpr long kLeavesOfTree = Forest::kPacket + 1;  // one entry is written that may not count
+
+// Lanes that have come to a node; below zero: ~row of a leaf.
+struct Visit {
   std::uint64_t mask;
-  std::uint32_t node;
+  std::int32_t node, tree;
 };
 
+}  // namespace
+
+struct WalkScratch {
+  Visit now[kTreesAtOnce * Forest::kPacket + 2], next[kTreesAtOnce * Forest::kPacket + 2];
+  Visit leaves[kTreesAtOnce * kLeavesOfTree + 2];
+  std::uint8_t votes[Forest::kMaxClasses * Forest::kPacket];
+  std::uint32_t counts[Forest::kMaxClasses * Forest::kPacket];
+  double sums[Forest::kMaxClasses * Forest::kPacket];
+};
+
+namespace {
+
 struct ForestKernels {
-  void (*vote)(const TreeNode*, const std::int64_t* tree_start, long n_trees, const std::int16_t* vote_of,
-               const float* features, std::uint64_t mask, Pending* stack, std::uint8_t* counts);
-  void (*add)(const TreeNode*, const std::int64_t* tree_start, long n_trees, const double* leaves, long n_classes,
-              const float* features, std::uint64_t mask, Pending* stack, double* sums);
+  void (*vote)(const WalkNode*, const std::int32_t* roots, long n_trees, const float* features, long n_classes,
+               WalkScratch& scratch, std::uint32_t* counts);
+  void (*add)(const WalkNode*, const std::int32_t* roots, long n_trees, const float* features, const double* leaves,
+              long n_classes, WalkScratch& scratch, double* sums);
 };
 
 }  // namespace
@@ -41,11 +59,8 @@ void check(bool ok, const std::string& message) {
   if (!ok) throw std::invalid_argument(message);
 }
 
-// Depth of a tree, after checking that every walk in it ends in a leaf that exists: children lie behind their parent.
-long checked_depth(const TreeNode* tree, std::int64_t n, std::int64_t n_leaves, int n_features,
-                   const std::string& name) {
-  std::vector<std::int32_t> depth(n, 0);
-  std::int32_t deepest = 0;
+// Every walk in the tree must end in a leaf that exists: children lie behind their parent.
+void check_tree(const TreeNode* tree, std::int64_t n, std::int64_t n_leaves, int n_features, const std::string& name) {
   for (std::int64_t i = 0; i < n; ++i) {
     const TreeNode node = tree[i];
     const std::int64_t child = node.child();
@@ -58,79 +73,73 @@ long checked_depth(const TreeNode* tree, std::int64_t n, std::int64_t n_leaves, 
     if (static_cast<int>(node.feature()) >= n_features)
       check(false, where + ": it asks for a feature that is not there");
     if (child <= i || child + 1 >= n) check(false, where + ": its children do not lie behind it in the tree");
-    depth[child] = std::max(depth[child], depth[i] + 1);
-    depth[child + 1] = std::max(depth[child + 1], depth[i] + 1);
-    deepest = std::max(deepest, depth[i] + 1);
   }
-  return deepest;
 }
 
 }  // namespace
 
-Forest::Forest(std::vector<TreeNode> nodes, std::vector<std::int64_t> tree_start, std::vector<double> leaves,
-               int n_classes, int n_features)
-    : nodes_(std::move(nodes)),
-      tree_start_(std::move(tree_start)),
-      leaves_(std::move(leaves)),
-      n_classes_(n_classes),
-      n_features_(n_features) {
+Forest::Forest(const std::vector<TreeNode>& nodes, const std::vector<std::int64_t>& tree_start,
+               std::vector<double> leaves, int n_classes, int n_features)
+    : leaves_(std::move(leaves)), n_classes_(n_classes), n_features_(n_features) {
   check(n_classes >= 1 && n_classes <= kMaxClasses, "1 to 255 classes are possible");
   check(n_features >= 1 && n_features <= kMaxFeatures, "1 to 255 features are possible");
-  check(tree_start_.size() >= 2, "it has no trees");
-  check(tree_start_.front() == 0 && tree_start_.back() == static_cast<std::int64_t>(nodes_.size()),
+  check(tree_start.size() >= 2, "it has no trees");
+  check(tree_start.front() == 0 && tree_start.back() == static_cast<std::int64_t>(nodes.size()),
         "its trees do not cover its nodes");
   check(!leaves_.empty() && leaves_.size() % n_classes == 0, "its leaves do not fit its classes");
   const std::int64_t n_leaves = leaves_.size() / n_classes;
   for (double v : leaves_) check(std::isfinite(v) && v >= 0.0 && v <= 1.0, "a leaf has a frequency outside 0..1");
-  for (std::size_t t = 0; t + 1 < tree_start_.size(); ++t) {
+  for (std::size_t t = 0; t + 1 < tree_start.size(); ++t) {
     const std::string name = "tree " + std::to_string(t);
-    const std::int64_t first = tree_start_[t], n = tree_start_[t + 1] - first;
-    check(n >= 1 && n <= (1 << 24) && first >= 0 && first + n <= static_cast<std::int64_t>(nodes_.size()),
+    const std::int64_t first = tree_start[t], n = tree_start[t + 1] - first;
+    check(n >= 1 && n <= (1 << 24) && first >= 0 && first + n <= static_cast<std::int64_t>(nodes.size()),
           name + " has no nodes or too many");
-    depth_ = std::max(depth_, checked_depth(nodes_.data() + first, n, n_leaves, n_features, name));
+    check_tree(nodes.data() + first, n, n_leaves, n_features, name);
   }
+  std::vector<std::int32_t> vote;  // class of a pure leaf
   for (std::int64_t row = 0; row < n_leaves; ++row) {
     const double* leaf = leaves_.data() + row * n_classes;
     const long top = std::max_element(leaf, leaf + n_classes) - leaf;
-    const bool pure = leaf[top] == 1.0 && std::count(leaf, leaf + n_classes, 0.0) == n_classes - 1;
-    vote_.push_back(pure ? static_cast<std::int16_t>(top) : std::int16_t{-1});
-    pure_ = pure_ && pure;
+    vote.push_back(static_cast<std::int32_t>(top));
+    pure_ = pure_ && leaf[top] == 1.0 && std::count(leaf, leaf + n_classes, 0.0) == n_classes - 1;
   }
-  const double n_trees = static_cast<double>(tree_start_.size() - 1);
+  // Inner nodes alone, with what they send lanes to: a leaf needs no visit.
+  std::vector<std::int32_t> target(nodes.size());
+  std::int32_t next = 0;
+  for (std::size_t i = 0; i < nodes.size(); ++i)
+    target[i] = nodes[i].feature() != TreeNode::kLeaf ? next++
+                : pure_                               ? ~vote[nodes[i].child()]
+                                                      : ~static_cast<std::int32_t>(nodes[i].child());
+  nodes_.reserve(next);
+  for (std::size_t t = 0; t + 1 < tree_start.size(); ++t) {
+    const std::int64_t first = tree_start[t];
+    roots_.push_back(target[first]);
+    for (std::int64_t i = first; i < tree_start[t + 1]; ++i) {
+      if (nodes[i].feature() == TreeNode::kLeaf) continue;
+      const std::int64_t child = first + nodes[i].child();
+      nodes_.push_back({nodes[i].threshold, static_cast<std::uint32_t>(nodes[i].feature() * kPacket), target[child],
+                        target[child + 1]});
+    }
+  }
+  const double n_trees = static_cast<double>(roots_.size());
   for (double votes = 0; votes <= n_trees; ++votes) share_.push_back(static_cast<float>(votes / n_trees));
 }
 
-namespace {
-
-std::size_t stack_bytes(long depth) { return (depth + 2) * sizeof(Pending); }
-
-}  // namespace
-
-std::size_t Forest::scratch_bytes() const {
-  return stack_bytes(depth_) + n_classes_ * kPacket * (sizeof(double) + sizeof(std::uint8_t));
-}
-
-void Forest::predict_packet(const float* features, std::uint64_t mask, float* out, void* scratch) const {
-  Pending* stack = static_cast<Pending*>(scratch);
-  double* sums = reinterpret_cast<double*>(static_cast<char*>(scratch) + stack_bytes(depth_));
-  const long n_trees = static_cast<long>(tree_start_.size()) - 1, n = n_classes_ * kPacket;
+void Forest::predict_packet(const float* features, float* out) const {
+  thread_local const std::unique_ptr<WalkScratch> scratch(new WalkScratch);
   const ForestKernels& kernels = CRYOET_DISPATCH(forest_kernels);
-  if (!pure_) {
-    std::fill(sums, sums + n, 0.0);
-    kernels.add(nodes_.data(), tree_start_.data(), n_trees, leaves_.data(), n_classes_, features, mask, stack, sums);
-    for (long i = 0; i < n; ++i) out[i] = static_cast<float>(sums[i] / static_cast<double>(n_trees));
+  const long n_trees = static_cast<long>(roots_.size()), n = n_classes_ * kPacket;
+  if (pure_) {
+    std::fill(scratch->counts, scratch->counts + n, 0u);
+    kernels.vote(nodes_.data(), roots_.data(), n_trees, features, n_classes_, *scratch, scratch->counts);
+    for (long i = 0; i < n; ++i) out[i] = share_[scratch->counts[i]];
     return;
   }
-  std::uint8_t* counts = reinterpret_cast<std::uint8_t*>(sums + n);
-  std::uint32_t* total = reinterpret_cast<std::uint32_t*>(sums);
-  std::fill(total, total + n, 0u);
-  for (long first = 0; first < n_trees; first += 255) {  // a byte counts no further
-    std::fill(counts, counts + n, std::uint8_t{0});
-    kernels.vote(nodes_.data(), tree_start_.data() + first, std::min(255L, n_trees - first), vote_.data(), features,
-                 mask, stack, counts);
-    for (long i = 0; i < n; ++i) total[i] += counts[i];
-  }
-  for (long i = 0; i < n; ++i) out[i] = share_[total[i]];
+  std::fill(scratch->sums, scratch->sums + n, 0.0);
+  kernels.add(nodes_.data(), roots_.data(), n_trees, features, leaves_.data(), n_classes_, *scratch, scratch->sums);
+  for (long lane = 0; lane < kPacket; ++lane)
+    for (long k = 0; k < n_classes_; ++k)
+      out[k * kPacket + lane] = static_cast<float>(scratch->sums[lane * n_classes_ + k] / static_cast<double>(n_trees));
 }
 
 void predict_rows(const Forest& forest, const float* rows, long n, int threads, float* out) {
@@ -138,13 +147,11 @@ void predict_rows(const Forest& forest, const float* rows, long n, int threads, 
   const long n_features = forest.n_features(), n_classes = forest.n_classes();
   parallel_for((n + kRun - 1) / kRun, threads, [&](long run) {
     std::vector<float> packet(n_features * kPacket), proba(n_classes * kPacket);
-    std::vector<double> scratch(forest.scratch_bytes() / sizeof(double) + 1);
     for (long first = run * kRun; first < std::min(n, (run + 1) * kRun); first += kPacket) {
       const long valid = std::min(kPacket, n - first);
       for (long i = 0; i < valid; ++i)
         for (long f = 0; f < n_features; ++f) packet[f * kPacket + i] = rows[(first + i) * n_features + f];
-      forest.predict_packet(packet.data(), valid == kPacket ? ~0ULL : (1ULL << valid) - 1, proba.data(),
-                            scratch.data());
+      forest.predict_packet(packet.data(), proba.data());
       for (long i = 0; i < valid; ++i)
         for (long k = 0; k < n_classes; ++k) out[(first + i) * n_classes + k] = proba[k * kPacket + i];
     }
@@ -162,30 +169,34 @@ T stored(float probability) {
 }
 
 // Features of one box in, probabilities out, brick by brick. `own` holds the first n_own channels, `extra` the others.
-// Bricks that stick out of the box repeat its last voxels in lanes that are masked out.
+// Bricks that stick out of the box repeat its last voxels in lanes that nobody reads.
 template <class T>
 void predict_tile(const Forest& forest, const Channels<const float>& own, long n_own,
                   const Channels<const float>& extra, const long shape[3], const Channels<T>& out) {
   constexpr long kPacket = Forest::kPacket;
   const long n_features = forest.n_features(), n_classes = forest.n_classes();
   std::vector<float> packet(n_features * kPacket), proba(n_classes * kPacket);
-  std::vector<double> scratch(forest.scratch_bytes() / sizeof(double) + 1);
   for (long z = 0; z < shape[0]; z += 4)
     for (long y = 0; y < shape[1]; y += 4)
       for (long x = 0; x < shape[2]; x += 4) {
         const long nz = std::min(4L, shape[0] - z), ny = std::min(4L, shape[1] - y), nx = std::min(4L, shape[2] - x);
-        std::uint64_t mask = 0;
-        for (long dz = 0; dz < nz; ++dz)
-          for (long dy = 0; dy < ny; ++dy) mask |= ((1ULL << nx) - 1) << (dz * 16 + dy * 4);
-        for (long f = 0; f < n_features; ++f)
+        const bool whole = nz == 4 && ny == 4 && nx == 4;
+        for (long f = 0; f < n_features; ++f) {
+          const Channels<const float>& source = f < n_own ? own : extra;
+          const float* corner = source.row(f < n_own ? f : f - n_own, z, y) + x;
+          float* to = packet.data() + f * kPacket;
           for (long dz = 0; dz < 4; ++dz)
-            for (long dy = 0; dy < 4; ++dy) {
-              const long from_z = z + std::min(dz, nz - 1), from_y = y + std::min(dy, ny - 1);
-              const float* from = (f < n_own ? own.row(f, from_z, from_y) : extra.row(f - n_own, from_z, from_y)) + x;
-              float* to = packet.data() + f * kPacket + dz * 16 + dy * 4;
+            for (long dy = 0; dy < 4; ++dy, to += 4) {
+              if (whole) {
+                std::memcpy(to, corner + dz * source.stride_z + dy * source.stride_y, 4 * sizeof(float));
+                continue;
+              }
+              const float* from =
+                  corner + std::min(dz, nz - 1) * source.stride_z + std::min(dy, ny - 1) * source.stride_y;
               for (long dx = 0; dx < 4; ++dx) to[dx] = from[std::min(dx, nx - 1)];
             }
-        forest.predict_packet(packet.data(), mask, proba.data(), scratch.data());
+        }
+        forest.predict_packet(packet.data(), proba.data());
         for (long k = 0; k < n_classes; ++k)
           for (long dz = 0; dz < nz; ++dz)
             for (long dy = 0; dy < ny; ++dy)
