@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,3 +18,16 @@ def test_data() -> Path:
     if not (folder / "lysosome").is_dir():
         pytest.skip(f"no real test data at {folder}: set CRYOET_TEST_DATA to a folder that has it")
     return folder
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set that this processor has, in use for the test."""
+    from cryoet_engine import _core
+
+    try:
+        _core.use_instruction_set(request.param)
+    except ValueError as reason:
+        pytest.skip(str(reason))
+    yield request.param
+    _core.use_instruction_set("best")

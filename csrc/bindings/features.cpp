@@ -9,15 +9,17 @@
 namespace cryoet {
 
 FeaturePlan feature_plan(bool two_stage, double offset, const std::vector<double>& sigmas,
-                         const std::vector<std::array<int, kFilters>>& channels, int n_channels) {
-  require(!sigmas.empty() && sigmas.size() == channels.size(), "one row of channels a scale is needed");
+                         const std::vector<std::array<int, kFilters>>& channels, const std::vector<bool>& planar,
+                         int n_channels) {
+  require(!sigmas.empty() && sigmas.size() == channels.size() && sigmas.size() == planar.size(),
+          "one row of channels a scale is needed");
   FeaturePlan plan{two_stage, static_cast<float>(offset), {}, n_channels};
   for (std::size_t i = 0; i < sigmas.size(); ++i) {
     require(sigmas[i] >= 0.3 && sigmas[i] <= 1000.0, "scales lie between 0.3 and 1000 voxels");
-    Scale scale{sigmas[i], {}};
+    Scale scale{sigmas[i], planar[i], {}};
     for (int f = 0; f < kFilters; ++f) {
       scale.channel[f] = channels[i][f];
-      const int width = f == kStructure || f == kHessian ? 3 : 1;
+      const int width = scale.width(Filter(f));
       require(channels[i][f] == -1 || (channels[i][f] >= 0 && channels[i][f] + width <= n_channels),
               "a channel number is out of range");
       require(channels[i][f] < 0 || f == kGaussian || sigmas[i] >= 0.5,
@@ -53,7 +55,7 @@ static void py_features(const FeaturePlan& plan, const Array<float>& block, std:
 void bind_features(py::module_& m) {
   py::class_<FeaturePlan>(m, "FeaturePlan")
       .def(py::init(&feature_plan), py::kw_only(), py::arg("two_stage"), py::arg("offset"), py::arg("sigmas"),
-           py::arg("channels"), py::arg("n_channels"))
+           py::arg("channels"), py::arg("planar"), py::arg("n_channels"))
       .def_property_readonly("halo", &FeaturePlan::halo);
   m.def("features", &py_features, py::arg("plan"), py::arg("block").noconvert(), py::arg("start"), py::arg("shape"),
         py::arg("threads"), py::arg("out").noconvert());

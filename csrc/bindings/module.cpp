@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "core/buffer.h"
 #include "core/simd.h"
 
 namespace cryoet {
@@ -11,6 +12,7 @@ namespace cryoet {
 void bind_filters(pybind11::module_& m);
 void bind_features(pybind11::module_& m);
 void bind_forest(pybind11::module_& m);
+void bind_preprocessing(pybind11::module_& m);
 
 static constexpr const char* kIsaNames[] = {"baseline", "avx2", "avx512"};
 
@@ -33,7 +35,9 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "CPU kernels of cryoet-engine";
   m.def("instruction_set", [] { return cryoet::kIsaNames[static_cast<int>(cryoet::current_isa().load())]; });
   m.def("use_instruction_set", &cryoet::use_instruction_set);
+  m.def("release_memory", [] { cryoet::PagePool::instance().release(); });
   cryoet::bind_filters(m);
   cryoet::bind_features(m);
   cryoet::bind_forest(m);
+  cryoet::bind_preprocessing(m);
 }

@@ -8,6 +8,7 @@
 #include "core/parallel.h"
 #include "core/simd.h"
 #include "voxel/gaussian_taps.h"
+#include "voxel/sym_eigen2.h"
 #include "voxel/sym_eigen3.h"
 
 namespace cryoet {
@@ -101,54 +102,160 @@ long FeaturePlan::halo() const {
 struct FeatureBlock::Impl {
   const FeaturePlan& plan;
   Box core;
-  std::vector<Field> smoothed;  // two-stage: one a scale, the core and kMargin
+  std::vector<Field> smoothed;  // of scales with a sweep: the core and kMargin
   std::vector<float> signs[3];  // from core.start - kMargin on
-  Buffer channels;              // one-stage: everything, [channel][z][y][row]
+  Buffer channels;              // of the other scales: [slot of the channel][z][y][row]
+  std::vector<int> slot;
   long row = 0;
+
+  bool sweeps(const Scale& scale) const { return plan.two_stage && !scale.planar; }
 
   Impl(const View3<const float>& block, const Box& core, const FeaturePlan& plan, int threads)
       : plan(plan), core(core) {
     Field volume;
     load(block, plan.offset, threads, volume);
-    if (plan.two_stage)
-      smooth(volume, block.shape, threads);
-    else
-      filter_at_own_scale(volume, block.shape, threads);
+    prepare_sweeps(volume, block.shape, threads);
+    int slots = 0;
+    slot.resize(plan.n_channels, -1);
+    for (const Scale& scale : plan.scales)
+      if (!sweeps(scale))
+        for (int f = 0; f < kFilters; ++f)
+          for (int k = 0; scale.wants(Filter(f)) && k < scale.width(Filter(f)); ++k)
+            slot[scale.channel[f] + k] = slots++;
+    row = round_up(core.shape[2], Field::kRow);
+    channels.reserve(slots * core.shape[0] * core.shape[1] * row);
+    for (const Scale& scale : plan.scales) {
+      if (sweeps(scale)) continue;
+      if (scale.planar) {
+        in_planes(volume, scale, block.shape, threads);
+      } else {
+        derivatives(volume, scale, block.shape, threads);
+        if (scale.wants(kStructure)) structure(volume, scale, block.shape, threads);
+      }
+    }
   }
 
-  void smooth(const Field& volume, const long block[3], int threads) {
+  void prepare_sweeps(const Field& volume, const long block[3], int threads) {
     for (int axis = 0; axis < 3; ++axis)
       for (long i = -kMargin; i < core.shape[axis] + kMargin + Field::kSlack; ++i)
         signs[axis].push_back(mirror_sign(core.start[axis] + i, block[axis]));
-    Field along_z, along_y;
+    // Stage two finds the mirror image in the margin beyond the volume's border.
+    Box wanted = core;
+    for (int axis = 0; axis < 3; ++axis) wanted.start[axis] -= kMargin, wanted.shape[axis] += 2 * kMargin;
+    Field along_z;
     smoothed.resize(plan.scales.size());
-    for (std::size_t i = 0; i < smoothed.size(); ++i) {
-      const Taps taps = gaussian(smoothing_sigma(plan.scales[i].sigma), 0, kSmoothingWindow);
-      Box box = grown_all(core, kMargin + taps.radius, block);
-      const auto extend = [&](int axis) {  // beyond the border too: there stage two finds the mirror image
-        box.start[axis] = core.start[axis] - kMargin;
-        box.shape[axis] = core.shape[axis] + 2 * kMargin;
-      };
-      extend(0);
-      convolve(volume, 0, taps, false, block, box, threads, along_z);
-      extend(1);
-      convolve(along_z, 1, taps, false, block, box, threads, along_y);
-      extend(2);
-      convolve(along_y, 2, taps, false, block, box, threads, smoothed[i]);
-    }
+    for (std::size_t i = smoothed.size(); i-- > 0;)  // the largest first: its scratch does for the others
+      if (sweeps(plan.scales[i]))
+        smooth(volume, gaussian(smoothing_sigma(plan.scales[i].sigma), 0, kSmoothingWindow), block, wanted, threads,
+               along_z, smoothed[i]);
   }
 
   float* channel_row(int c, long z, long y) const {
-    return channels.data() + ((c * core.shape[0] + z) * core.shape[1] + y) * row;
+    return channels.data() + ((slot[c] * core.shape[0] + z) * core.shape[1] + y) * row;
   }
 
-  void filter_at_own_scale(const Field& volume, const long block[3], int threads) {
-    row = round_up(core.shape[2], Field::kRow);
-    channels.reserve(plan.n_channels * core.shape[0] * core.shape[1] * row);
-    for (const Scale& scale : plan.scales) {
-      derivatives(volume, scale, block, threads);
-      if (scale.wants(kStructure)) structure(volume, scale, block, threads);
+  const float* core_row(const Field& field, long z, long y) const {
+    return field.row(core.start[0] + z, core.start[1] + y);
+  }
+
+  // Slice by slice: two passes for each of Gauss, two first and three second derivatives, two eigenvalues a tensor.
+  void in_planes(const Field& volume, const Scale& scale, const long block[3], int threads) {
+    const double s = scale.sigma, own = plan.two_stage && s > 1.0 ? 1.0 : s;
+    const double window = plan.two_stage ? kFilterWindow : kSmoothingWindow;
+    const auto in_plane = [&](Box box, long radius) { return grown(grown(box, 1, radius, block), 2, radius, block); };
+    Field along_y;
+    const auto both = [&](const Field& source, const Taps& y, bool dy, const Taps& x, bool dx, const Box& box,
+                          Field& out) {
+      convolve(source, 1, y, dy, block, grown(box, 2, x.radius, block), threads, along_y);
+      convolve(along_y, 2, x, dx, block, box, threads, out);
+    };
+    Field smooth_volume;
+    if (plan.two_stage) {
+      const Taps taps = gaussian(smoothing_sigma(s), 0, kSmoothingWindow);
+      both(volume, taps, false, taps, false, in_plane(core, kMargin), smooth_volume);
     }
+    const Field& source = plan.two_stage ? smooth_volume : volume;
+    if (scale.wants(kGaussian) || scale.wants(kDifference)) {
+      const Taps taps = gaussian(own, 0, window);
+      Field gauss, narrow;
+      both(source, taps, false, taps, false, core, gauss);
+      if (scale.wants(kDifference)) {
+        const Taps inner = gaussian(kInner * own, 0, window);
+        both(source, inner, false, inner, false, core, narrow);
+        for_rows(threads, [&](long z, long y) {
+          const float *wide = core_row(gauss, z, y), *fine = core_row(narrow, z, y);
+          float* out = channel_row(scale.channel[kDifference], z, y);
+          for (long x = 0; x < row; ++x) out[x] = wide[x] - fine[x];
+        });
+      }
+      if (scale.wants(kGaussian))
+        for_rows(threads, [&](long z, long y) {
+          const float* from = core_row(gauss, z, y);
+          float* out = channel_row(scale.channel[kGaussian], z, y);
+          for (long x = 0; x < row; ++x) out[x] = from[x] + plan.offset;
+        });
+    }
+    if (scale.wants(kGradient)) {
+      const Taps taps = gaussian(own, 0, window), slope = gaussian(own, 1, window);
+      Field dy, dx;
+      both(source, slope, true, taps, false, core, dy);
+      both(source, taps, false, slope, true, core, dx);
+      for_rows(threads, [&](long z, long y) {
+        const float *a = core_row(dy, z, y), *b = core_row(dx, z, y);
+        float* out = channel_row(scale.channel[kGradient], z, y);
+        for (long x = 0; x < row; ++x) out[x] = std::sqrt(a[x] * a[x] + b[x] * b[x]);
+      });
+    }
+    if (scale.wants(kLaplacian) || scale.wants(kHessian)) {
+      const Taps taps = gaussian(own, 0, window), slope = gaussian(own, 1, window), bend = gaussian(own, 2, window);
+      Field yy, yx, xx;
+      both(source, bend, true, taps, false, core, yy);
+      both(source, slope, true, slope, true, core, yx);
+      both(source, taps, false, bend, true, core, xx);
+      if (scale.wants(kLaplacian))
+        for_rows(threads, [&](long z, long y) {
+          const float *a = core_row(yy, z, y), *b = core_row(xx, z, y);
+          float* out = channel_row(scale.channel[kLaplacian], z, y);
+          for (long x = 0; x < row; ++x) out[x] = a[x] + b[x];
+        });
+      if (scale.wants(kHessian)) eigenvalues2(yy, yx, xx, scale.channel[kHessian], threads);
+    }
+    if (scale.wants(kStructure)) {
+      const Taps taps = gaussian(kDerivative * own, 0, window), slope = gaussian(kDerivative * own, 1, window);
+      const Taps integration = gaussian(own, 0, window);
+      const Box wide = in_plane(core, integration.radius);
+      Field gradient[2], product, tensor[3];
+      both(source, slope, true, taps, false, wide, gradient[0]);
+      both(source, taps, false, slope, true, wide, gradient[1]);
+      for (int a = 0, c = 0; a < 2; ++a)
+        for (int b = a; b < 2; ++b, ++c) {
+          multiply(gradient[a], gradient[b], threads, product);
+          both(product, integration, false, integration, false, core, tensor[c]);
+        }
+      eigenvalues2(tensor[0], tensor[1], tensor[2], scale.channel[kStructure], threads);
+    }
+  }
+
+  void eigenvalues2(const Field& yy, const Field& yx, const Field& xx, int first, int threads) {
+    for_rows(threads, [&](long z, long y) {
+      const float *a = core_row(yy, z, y), *b = core_row(yx, z, y), *c = core_row(xx, z, y);
+      float *e0 = channel_row(first, z, y), *e1 = channel_row(first + 1, z, y);
+      for (long x = 0; x < row; ++x) sym_eigen2(a[x], b[x], c[x], e0[x], e1[x]);
+    });
+  }
+
+  // Two fields over the same box, voxel by voxel.
+  static void multiply(const Field& a, const Field& b, int threads, Field& out) {
+    const Box& box = a.box();
+    out.reset(box);
+    parallel_for(
+        box.shape[0], threads,
+        [&](long z) {
+          const float *first = a.row(box.start[0] + z, box.start[1]), *second = b.row(box.start[0] + z, box.start[1]);
+          float* to = out.row(box.start[0] + z, box.start[1]);
+          for (long i = 0; i < box.shape[1] * out.pitch(); ++i) to[i] = first[i] * second[i];
+        },
+        box.shape[0] * out.plane());
   }
 
   // fill(z, y) for every row of the core, shared out by planes.
@@ -207,7 +314,6 @@ struct FeatureBlock::Impl {
         }
       }
     }
-    const auto at = [&](const Field& field, long z, long y) { return field.row(core.start[0] + z, core.start[1] + y); };
     if (scale.wants(kDifference)) {
       const Taps inner = gaussian(kInner * scale.sigma, 0, kSmoothingWindow);
       Field narrow;
@@ -215,24 +321,25 @@ struct FeatureBlock::Impl {
       convolve(along_z, 1, inner, false, block, x_box, threads, along_y);
       convolve(along_y, 2, inner, false, block, core, threads, narrow);
       for_rows(threads, [&](long z, long y) {
-        const float *wide = at(gauss, z, y), *fine = at(narrow, z, y);
+        const float *wide = core_row(gauss, z, y), *fine = core_row(narrow, z, y);
         float* out = channel_row(scale.channel[kDifference], z, y);
         for (long x = 0; x < row; ++x) out[x] = wide[x] - fine[x];
       });
     }
     for_rows(threads, [&](long z, long y) {
       if (scale.wants(kGaussian)) {
-        const float* from = at(gauss, z, y);
+        const float* from = core_row(gauss, z, y);
         float* out = channel_row(scale.channel[kGaussian], z, y);
         for (long x = 0; x < row; ++x) out[x] = from[x] + plan.offset;
       }
       if (scale.wants(kGradient)) {
-        const float *a = at(gradient[0], z, y), *b = at(gradient[1], z, y), *c = at(gradient[2], z, y);
+        const float *a = core_row(gradient[0], z, y), *b = core_row(gradient[1], z, y),
+                    *c = core_row(gradient[2], z, y);
         float* out = channel_row(scale.channel[kGradient], z, y);
         for (long x = 0; x < row; ++x) out[x] = std::sqrt(a[x] * a[x] + b[x] * b[x] + c[x] * c[x]);
       }
       if (scale.wants(kLaplacian)) {
-        const float *a = at(second[0], z, y), *b = at(second[3], z, y), *c = at(second[5], z, y);
+        const float *a = core_row(second[0], z, y), *b = core_row(second[3], z, y), *c = core_row(second[5], z, y);
         float* out = channel_row(scale.channel[kLaplacian], z, y);
         for (long x = 0; x < row; ++x) out[x] = a[x] + b[x] + c[x];
       }
@@ -261,16 +368,7 @@ struct FeatureBlock::Impl {
     const Field* all[6];
     for (int a = 0, c = 0; a < 3; ++a) {
       for (int b = a; b < 3; ++b, ++c) {
-        product.reset(wide);
-        parallel_for(
-            wide.shape[0], threads,
-            [&](long z) {
-              const float *first = gradient[a].row(wide.start[0] + z, wide.start[1]),
-                          *second = gradient[b].row(wide.start[0] + z, wide.start[1]);
-              float* out = product.row(wide.start[0] + z, wide.start[1]);
-              for (long i = 0; i < wide.shape[1] * product.pitch(); ++i) out[i] = first[i] * second[i];
-            },
-            wide.shape[0] * product.plane());
+        multiply(gradient[a], gradient[b], threads, product);
         convolve(product, 0, integration, false, block, y_box, threads, along_z);
         convolve(along_z, 1, integration, false, block, last, threads, along_y);
         convolve(along_y, 2, integration, false, block, core, threads, tensor[c]);
@@ -289,19 +387,19 @@ void FeatureBlock::tile(const Box& box, const ChannelSink& sink) const {
   const Impl& shared = *impl_;
   const long z0 = box.start[0] - shared.core.start[0], y0 = box.start[1] - shared.core.start[1],
              x0 = box.start[2] - shared.core.start[2];
-  if (!shared.plan.two_stage) {
-    for (int c = 0; c < shared.plan.n_channels; ++c)
-      for (long z = 0; z < box.shape[0]; ++z)
-        for (long y = 0; y < box.shape[1]; ++y)
-          std::memcpy(sink.data + c * sink.stride_c + z * sink.stride_z + y * sink.stride_y,
-                      shared.channel_row(c, z0 + z, y0 + y) + x0, box.shape[2] * sizeof(float));
-    return;
+  for (int c = 0; c < shared.plan.n_channels; ++c) {
+    if (shared.slot[c] < 0) continue;
+    for (long z = 0; z < box.shape[0]; ++z)
+      for (long y = 0; y < box.shape[1]; ++y)
+        std::memcpy(sink.data + c * sink.stride_c + z * sink.stride_z + y * sink.stride_y,
+                    shared.channel_row(c, z0 + z, y0 + y) + x0, box.shape[2] * sizeof(float));
   }
   thread_local Buffer scratch;
   float* work = scratch.reserve(kScratch);
   const auto stage_two = CRYOET_DISPATCH(feature_kernels).stage_two;
   for (std::size_t i = 0; i < shared.plan.scales.size(); ++i) {
     const Scale& scale = shared.plan.scales[i];
+    if (!shared.sweeps(scale)) continue;
     const Field& field = shared.smoothed[i];
     StageJob job;
     job.p = field.row(box.start[0], box.start[1]) + x0 + kMargin;

@@ -7,7 +7,8 @@
 //
 // Two-stage ("ilastik"): V is smoothed with sqrt(s^2 - 1) (window 3.5), then each filter runs at s' = 1 (window 2); for
 // s <= 1 both at s. All filters of a scale share one smoothing and one sweep of 19 one-dimensional stencils.
-// One-stage ("scale-true"): every filter at its own scale (window 3.5).
+// One-stage ("scale-true"): every filter at its own scale (window 3.5). These, and scales that are filtered slice by
+// slice, go through whole passes over the block instead of a sweep.
 // Cost at the seven usual scales, two-stage: about 4 kflop a voxel; 100 to 200 ns on one AVX2 core.
 #pragma once
 
@@ -19,14 +20,16 @@
 
 namespace cryoet {
 
-// In the order of the specification; the last two have three channels each, largest eigenvalue first.
+// In the order of the specification; the last two have a channel an eigenvalue, largest first.
 enum Filter { kGaussian, kLaplacian, kGradient, kDifference, kStructure, kHessian, kFilters };
 
 struct Scale {
   double sigma;
+  bool planar;            // filtered slice by slice, along y and x alone; two eigenvalues instead of three
   int channel[kFilters];  // first channel of each filter, -1 where it was not asked for
 
   bool wants(Filter filter) const { return channel[filter] >= 0; }
+  int width(Filter filter) const { return filter != kStructure && filter != kHessian ? 1 : planar ? 2 : 3; }
 };
 
 struct FeaturePlan {
@@ -45,7 +48,8 @@ struct ChannelSink {
   long stride_c, stride_z, stride_y;
 };
 
-// What the tiles of one block share. Building it does the smoothing (and, one-stage, everything), in parallel.
+// What the tiles of one block share. Building it does the smoothing (for scales without a sweep everything), in
+// parallel.
 class FeatureBlock {
  public:
   // Tiles small enough that a sweep's rings stay in the second cache, and wide enough that margins cost little.

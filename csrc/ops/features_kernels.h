@@ -7,6 +7,7 @@
 // hold nothing that is used: they let loads one or two elements further stay harmless.
 
 #include "core/vector.h"
+#include "ops/eigen_row.h"
 
 namespace cryoet {
 namespace CRYOET_ISA {
@@ -67,17 +68,6 @@ static inline void put(const StageJob& job, Filter filter, int k, long z, long y
   std::memcpy(
       job.sink.data + (job.channel[filter] + k) * job.sink.stride_c + z * job.sink.stride_z + y * job.sink.stride_y,
       row, job.nx * sizeof(float));
-}
-
-// Eigenvalues of a row of tensors t[6][width] -> e[3][width].
-static void eigen_row(const float* t, long stride, long width, float* e) {
-  for (long x = 0; x < width; x += 16) {
-    const float *zz = t + x, *zy = zz + stride, *zx = zy + stride, *yy = zx + stride, *yx = yy + stride,
-                *xx = yx + stride;
-    float *e0 = e + x, *e1 = e0 + stride, *e2 = e1 + stride;
-#pragma omp simd
-    for (int i = 0; i < 16; ++i) sym_eigen3(zz[i], zy[i], zx[i], yy[i], yx[i], xx[i], e0[i], e1[i], e2[i]);
-  }
 }
 
 // Everything but the structure tensor, for plane z of the tile.

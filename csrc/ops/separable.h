@@ -55,6 +55,11 @@ void load(const View3<const float>& block, float offset, int threads, Field& out
 void convolve(const Field& source, int axis, const Taps& taps, bool derivative, const long block[3], const Box& box,
               int threads, Field& out);
 
+// out[box] = the separable smoothing of the source by one kernel along z, y and x; along_z: scratch. The source covers
+// what `grown` says, the box may reach beyond the block.
+void smooth(const Field& source, const Taps& taps, const long block[3], const Box& box, int threads, Field& along_z,
+            Field& out);
+
 // The box an input must have for `box` to be computed from it along `axis` with radius r.
 Box grown(Box box, int axis, long radius, const long block[3]);
 

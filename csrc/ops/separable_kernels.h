@@ -2,68 +2,113 @@
 // The inner loops of separable.cpp, compiled once for each instruction set (core/for_each_isa.h).
 
 #include "core/vector.h"
+#include "ops/eigen_row.h"
 
 namespace cryoet {
 namespace CRYOET_ISA {
 
-// Both kernels sum the taps left of the centre and those right of it apart, each from the outside in: small terms meet
-// small sums, and the rounding of a wide Gaussian stays near that of its last addition. (In one sweep every small term
-// behind the centre is rounded to the full sum, and the Laplacian at scale 10 loses half a digit.)
+static constexpr long kStrip = 2 * kLanes;
 
-// out[q][x] = sum_i taps[i - q] rows[i][x] for four neighbouring output rows q: a row that is read once serves four
-// outputs, which halves the loads. left and right are the taps up to the centre (radius r) and behind it, the others
-// zero, with three zeros before and behind, so that all four outputs add the same terms in the same order.
-static void fir_rows(const float* const* rows, const float* left, const float* right, long r, float* const* out,
-                     long width) {
-  for (long x = 0; x < width; x += 2 * kLanes) {
-    vf sum[8];
-    for (int side = 0; side < 2; ++side) {
-      vf a0{}, a1{}, a2{}, a3{}, b0{}, b1{}, b2{}, b3{};
-      const float* taps = side ? right : left;
-      const long first = side ? 2 * r + 3 : 0, end = side ? r : r + 4, step = side ? -1 : 1;
-      for (long i = first; i != end; i += step) {
-        const vf a = load(rows[i] + x), b = load(rows[i] + x + kLanes);
-        a0 += taps[i] * a, b0 += taps[i] * b;
-        a1 += taps[i - 1] * a, b1 += taps[i - 1] * b;
-        a2 += taps[i - 2] * a, b2 += taps[i - 2] * b;
-        a3 += taps[i - 3] * a, b3 += taps[i - 3] * b;
+// Strips: samples along the filtered axis, kStrip voxels beside each other at each. Taps left of the centre and those
+// right of it are summed apart, each from the outside in: small terms meet small sums, and the rounding of a wide
+// Gaussian stays near that of its last addition. (In one sweep every small term behind the centre is rounded to the
+// full sum, and the Laplacian at scale 10 loses half a digit.)
+
+// Six neighbouring outputs: a sample that is read once serves all six, 12 sums stay in registers, and the loads no
+// longer bound the multiply-adds. Each output meets exactly its own taps, in the order of the plain sum. Needs r >= 5.
+static void fir_six(const float* in, long stride, const float* taps, long r, float* out, long out_stride) {
+  vf a[6] = {}, b[6] = {};
+  const auto add = [&](long i, int first, int last) __attribute__((always_inline)) {
+    const vf u = load(in + i * stride), v = load(in + i * stride + kLanes);
+#pragma GCC unroll 6
+    for (int q = 0; q < 6; ++q)
+      if (q >= first && q <= last) {
+        const float tap = taps[i - q];
+        a[q] += tap * u, b[q] += tap * v;
       }
-      if (side == 0) {
-        sum[0] = a0, sum[1] = a1, sum[2] = a2, sum[3] = a3, sum[4] = b0, sum[5] = b1, sum[6] = b2, sum[7] = b3;
-      } else {
-        sum[0] += a0, sum[1] += a1, sum[2] += a2, sum[3] += a3, sum[4] += b0, sum[5] += b1, sum[6] += b2, sum[7] += b3;
-      }
-    }
-    for (long q = 0; q < 4; ++q) store(out[q] + x, sum[q]), store(out[q] + x + kLanes, sum[4 + q]);
+  };
+#pragma GCC unroll 5
+  for (int k = 0; k < 5; ++k) add(k, 0, k);
+  for (long i = 5; i <= r; ++i) add(i, 0, 5);
+#pragma GCC unroll 5
+  for (int k = 1; k < 6; ++k) add(r + k, k, 5);
+  for (int q = 0; q < 6; ++q) {
+    store(out + q * out_stride, a[q]), store(out + q * out_stride + kLanes, b[q]);
+    a[q] = b[q] = vf{};
+  }
+#pragma GCC unroll 5
+  for (int k = 5; k > 0; --k) add(2 * r + k, k, 5);
+  for (long i = 2 * r; i > r + 5; --i) add(i, 0, 5);
+#pragma GCC unroll 5
+  for (int k = 4; k >= 0; --k) add(r + 1 + k, 0, k);
+  for (int q = 0; q < 6; ++q) {
+    float* to = out + q * out_stride;
+    store(to, load(to) + a[q]), store(to + kLanes, load(to + kLanes) + b[q]);
   }
 }
 
-// out[x] = sum_i taps[i] row[x + i]
-static void fir_x(const float* row, const float* taps, long r, float* out, long width) {
-  constexpr long kStep = Field::kRow, n = kStep / kLanes;
-  for (long x = 0; x < width; x += kStep) {
-    vf left[n] = {}, right[n] = {};
-    for (long i = 0; i <= r; ++i) {
-#pragma GCC unroll 8
-      for (long v = 0; v < n; ++v) left[v] += taps[i] * load(row + x + i + v * kLanes);
-    }
-    for (long i = 2 * r; i > r; --i) {
-#pragma GCC unroll 8
-      for (long v = 0; v < n; ++v) right[v] += taps[i] * load(row + x + i + v * kLanes);
-    }
-#pragma GCC unroll 8
-    for (long v = 0; v < n; ++v) store(out + x + v * kLanes, left[v] + right[v]);
+// One output, few taps.
+template <int R>
+static inline __attribute__((always_inline)) void fir_few(const float* in, long stride, const float* taps, float* out,
+                                                          long out_stride, long n) {
+  for (long k = 0; k < n; ++k, in += stride, out += out_stride) {
+    vf left[2] = {}, right[2] = {};
+#pragma GCC unroll 16
+    for (int i = 0; i <= R; ++i)
+      left[0] += taps[i] * load(in + i * stride), left[1] += taps[i] * load(in + i * stride + kLanes);
+#pragma GCC unroll 16
+    for (int i = 2 * R; i > R; --i)
+      right[0] += taps[i] * load(in + i * stride), right[1] += taps[i] * load(in + i * stride + kLanes);
+    store(out, left[0] + right[0]), store(out + kLanes, left[1] + right[1]);
   }
 }
 
-// Sixteen tensors at a time, component-major: t[c * 16 + i] -> e[k * 16 + i].
-static void eigen16(const float* t, float* e) {
-#pragma omp simd
-  for (int i = 0; i < 16; ++i)
-    sym_eigen3(t[i], t[16 + i], t[32 + i], t[48 + i], t[64 + i], t[80 + i], e[i], e[16 + i], e[32 + i]);
+// out[k] = sum_i taps[i] in[k + i] for n samples of a strip; `in` has 2r + kSpare more that can be read.
+static void fir_strip(const float* in, long stride, const float* taps, long r, float* out, long out_stride, long n) {
+  switch (r) {
+    case 0:
+      return fir_few<0>(in, stride, taps, out, out_stride, n);
+    case 1:
+      return fir_few<1>(in, stride, taps, out, out_stride, n);
+    case 2:
+      return fir_few<2>(in, stride, taps, out, out_stride, n);
+    case 3:
+      return fir_few<3>(in, stride, taps, out, out_stride, n);
+    case 4:
+      return fir_few<4>(in, stride, taps, out, out_stride, n);
+    default:
+      break;
+  }
+  long k = 0;
+  for (; k + 6 <= n; k += 6) fir_six(in + k * stride, stride, taps, r, out + k * out_stride, out_stride);
+  if (k == n) return;
+  float rest[6 * kStrip];
+  fir_six(in + k * stride, stride, taps, r, rest, kStrip);
+  for (long q = 0; k < n; ++k, ++q) std::memcpy(out + k * out_stride, rest + q * kStrip, kStrip * sizeof(float));
 }
 
-static const SeparableKernels separable_kernels{fir_rows, fir_x, eigen16};
+// The transpose of a block of 4 x 4 floats.
+static inline __attribute__((always_inline)) void transpose4(const float* in, long stride, float* out,
+                                                             long out_stride) {
+  typedef float v4 __attribute__((vector_size(16), aligned(4), may_alias));
+  typedef int i4 __attribute__((vector_size(16)));
+  const auto row = [&](long i) { return *reinterpret_cast<const v4*>(in + i * stride); };
+  const v4 a = row(0), b = row(1), c = row(2), d = row(3);
+  const i4 low = {0, 4, 1, 5}, high = {2, 6, 3, 7}, first = {0, 1, 4, 5}, second = {2, 3, 6, 7};
+  const v4 ab0 = __builtin_shuffle(a, b, low), ab1 = __builtin_shuffle(a, b, high);
+  const v4 cd0 = __builtin_shuffle(c, d, low), cd1 = __builtin_shuffle(c, d, high);
+  const auto put = [&](long i, v4 v) { *reinterpret_cast<v4*>(out + i * out_stride) = v; };
+  put(0, __builtin_shuffle(ab0, cd0, first)), put(1, __builtin_shuffle(ab0, cd0, second));
+  put(2, __builtin_shuffle(ab1, cd1, first)), put(3, __builtin_shuffle(ab1, cd1, second));
+}
+
+// [rows][columns] -> [columns][rows], both counts multiples of four.
+static void transpose(const float* in, long stride, long rows, long columns, float* out, long out_stride) {
+  for (long x = 0; x < columns; x += 4)
+    for (long y = 0; y < rows; y += 4) transpose4(in + y * stride + x, stride, out + x * out_stride + y, out_stride);
+}
+
+static const SeparableKernels separable_kernels{kStrip, fir_strip, transpose, eigen_row};
 
 }  // namespace CRYOET_ISA
 }  // namespace cryoet

@@ -16,8 +16,48 @@ def instruction_set() -> str:
 def use_instruction_set(name: str) -> None:
     """Use a lower instruction set than the processor has (tests); "best" goes back."""
 
+def release_memory() -> None:
+    """Give the buffers that kernels keep for the next block back to the system."""
+
 def gaussian(volume: _Float32, sigma: float, order: _Triple, window: float, threads: int) -> _Float32: ...
 def symmetric_eigenvalues(tensor: Sequence[_Float32], threads: int) -> _Float32: ...
+def bilateral(
+    block: _Float32,
+    sigma_vox: float,
+    sigma_range: float,
+    window: float,
+    start: _Triple,
+    shape: _Triple,
+    threads: int,
+) -> _Float32: ...
+def add_to_histogram(
+    block: _Float32, value_range: tuple[float, float], counts: npt.NDArray[np.int64], threads: int
+) -> None: ...
+def count_upper_keys(block: _Float32, counts: npt.NDArray[np.int64], threads: int) -> None: ...
+def count_lower_keys(
+    block: _Float32, row_of: npt.NDArray[np.int32], counts: npt.NDArray[np.int64], threads: int
+) -> None: ...
+def count_tiles(
+    planes: _Float32,
+    first_z: int,
+    shape: _Triple,
+    tile: _Triple,
+    value_range: tuple[float, float],
+    counts: npt.NDArray[np.int32],
+    threads: int,
+) -> None: ...
+def equalise_tiles(
+    counts: npt.NDArray[np.int32], shape: _Triple, tile: _Triple, clip_limit: float, threads: int
+) -> _Float32: ...
+def apply_tile_maps(
+    block: _Float32,
+    start: _Triple,
+    shape: _Triple,
+    tile: _Triple,
+    value_range: tuple[float, float],
+    maps: _Float32,
+    threads: int,
+) -> _Float32: ...
 
 class FeaturePlan:
     def __init__(
@@ -27,6 +67,7 @@ class FeaturePlan:
         offset: float,
         sigmas: Sequence[float],
         channels: Sequence[Sequence[int]],
+        planar: Sequence[bool],
         n_channels: int,
     ) -> None: ...
     @property

@@ -37,7 +37,7 @@ FILTERS = (
 )
 #: ilastik's scales, in voxels.
 SCALES = (0.3, 0.7, 1.0, 1.6, 3.5, 5.0, 10.0)
-_THREE_CHANNELS = ("StructureTensorEigenvalues", "HessianOfGaussianEigenvalues")
+_EIGENVALUES = ("StructureTensorEigenvalues", "HessianOfGaussianEigenvalues")
 # Below half a voxel the structure tensor's derivative has no samples left: such scales serve smoothing only.
 _SMALLEST_DERIVATIVE_SCALE = 0.5
 
@@ -54,12 +54,16 @@ class FeatureSpec:
         does; "scale-true" runs each filter at its own scale.
     filters: names out of `FILTERS`; always used in that order.
     scales: in voxels, ascending, 0.3 to 100; those under 0.5 are used by GaussianSmoothing only.
+    planar: scales that are filtered slice by slice, along y and x alone (ilastik: "compute in 2D"), which gives two
+        eigenvalues instead of three; True: all of them (49 channels by default), as slices of one tomogram or as a
+        stack of single images want it.
     only: pairs (filter, scale), where not every filter is wanted at every scale; filters and scales are then theirs.
     """
 
     compat: Compat = "ilastik"
     filters: tuple[str, ...] = FILTERS
     scales: tuple[float, ...] = SCALES
+    planar: tuple[float, ...] | bool = ()
     only: tuple[tuple[str, float], ...] | None = None
 
     def __post_init__(self) -> None:
@@ -77,6 +81,10 @@ class FeatureSpec:
             raise input_error("FeatureSpec", "scales", expected="ascending, none twice", got=self.scales)
         object.__setattr__(self, "scales", scales)
         object.__setattr__(self, "filters", tuple(name for name in FILTERS if name in self.filters))
+        planar = scales if self.planar is True else tuple(float(s) for s in self.planar or ())
+        if not set(planar) <= set(scales):
+            raise input_error("FeatureSpec", "planar", expected=f"some of the scales {scales}", got=self.planar)
+        object.__setattr__(self, "planar", tuple(sorted(set(planar))))
         if not self._layout:
             raise input_error(
                 "FeatureSpec", "scales", expected="one scale of at least 0.5 for these filters", got=self.scales
@@ -103,11 +111,15 @@ class FeatureSpec:
     def _layout(self) -> list[tuple[str, float, int]]:
         """(filter, scale, channels) in order."""
         return [
-            (name, scale, 3 if name in _THREE_CHANNELS else 1)
+            (name, scale, 1 if name not in _EIGENVALUES else 2 if scale in self._planar_scales else 3)
             for name in self.filters
             for scale in self.scales
             if _exists(name, scale) and (self.only is None or (name, scale) in self.only)
         ]
+
+    @property
+    def _planar_scales(self) -> tuple[float, ...]:
+        return self.planar if isinstance(self.planar, tuple) else ()
 
     @cached_property
     def channel_names(self) -> tuple[str, ...]:
@@ -141,8 +153,9 @@ class FeatureSpec:
             channels[scales.index(scale)][FILTERS.index(name)] = first
             first += width
         return _core.FeaturePlan(
-            two_stage=self.compat == "ilastik", offset=offset, sigmas=scales, channels=channels, n_channels=first
-        )
+            two_stage=self.compat == "ilastik", offset=offset, sigmas=scales, channels=channels,
+            planar=[scale in self._planar_scales for scale in scales], n_channels=first,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

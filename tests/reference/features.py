@@ -71,23 +71,23 @@ def difference_of_gaussians(v, sigma, window=3.5):
     return gauss(v, sigma, window=window) - gauss(v, 0.66 * sigma, window=window)
 
 
-def _eigenvalues(component):
+def _eigenvalues(component, axes=(0, 1, 2)):
     """Descending eigenvalues of the tensor with entries component(a, b)."""
-    rows = [[component(min(a, b), max(a, b)) for b in range(3)] for a in range(3)]
+    rows = [[component(min(a, b), max(a, b)) for b in axes] for a in axes]
     matrix = np.moveaxis(np.array(rows), (0, 1), (-2, -1))
     return np.moveaxis(np.linalg.eigvalsh(matrix)[..., ::-1], -1, 0)
 
 
-def hessian_eigenvalues(v, sigma, window=3.5):
-    return _eigenvalues(lambda a, b: gauss(v, sigma, _unit(a, b), window))
+def hessian_eigenvalues(v, sigma, window=3.5, axes=(0, 1, 2)):
+    return _eigenvalues(lambda a, b: gauss(v, sigma, _unit(a, b), window), axes)
 
 
-def structure_tensor_eigenvalues(v, *, derivative_sigma, integration_sigma, window=3.5):
+def structure_tensor_eigenvalues(v, *, derivative_sigma, integration_sigma, window=3.5, axes=(0, 1, 2)):
     g = gradient(v, derivative_sigma, window)
-    return _eigenvalues(lambda a, b: gauss(g[a] * g[b], integration_sigma, window=window))
+    return _eigenvalues(lambda a, b: gauss(g[a] * g[b], integration_sigma, window=window), axes)
 
 
-def one_filter(name, v, s, window):
+def one_filter(name, v, s, window, axes=(0, 1, 2)):
     if name == "GaussianSmoothing":
         return gauss(v, s, window=window)[None]
     if name == "LaplacianOfGaussian":
@@ -97,23 +97,33 @@ def one_filter(name, v, s, window):
     if name == "DifferenceOfGaussians":
         return difference_of_gaussians(v, s, window)[None]
     if name == "StructureTensorEigenvalues":
-        return structure_tensor_eigenvalues(v, derivative_sigma=0.5 * s, integration_sigma=s, window=window)
-    return hessian_eigenvalues(v, s, window)
+        return structure_tensor_eigenvalues(v, derivative_sigma=0.5 * s, integration_sigma=s, window=window, axes=axes)
+    return hessian_eigenvalues(v, s, window, axes)
 
 
-def feature_stack(v, compat="ilastik", filters=FILTERS, scales=SCALES):
-    """All channels (C, z, y, x), filter-major, then scale, then eigenvalue; and their (filter, scale) labels."""
+def two_stage_or_one(name, v, s, compat, axes=(0, 1, 2)):
+    if compat == "ilastik":
+        presmoothed = gauss(v, math.sqrt(s * s - 1) if s > 1 else s)
+        return one_filter(name, presmoothed, min(s, 1.0), 2.0, axes)
+    return one_filter(name, v, s, 3.5, axes)
+
+
+def feature_stack(v, compat="ilastik", filters=FILTERS, scales=SCALES, planar=()):
+    """All channels (C, z, y, x), filter-major, then scale, then eigenvalue; and their (filter, scale) labels.
+
+    planar: scales that see one slice at a time, a volume one voxel thick.
+    """
     v = np.asarray(v, np.float64)
     channels, labels = [], []
     for name in filters:
         for s in scales:
             if s == 0.3 and name != "GaussianSmoothing":
                 continue
-            if compat == "ilastik":
-                presmoothed = gauss(v, math.sqrt(s * s - 1) if s > 1 else s)
-                part = one_filter(name, presmoothed, min(s, 1.0), 2.0)
+            if s in planar:
+                slices = [two_stage_or_one(name, v[z : z + 1], s, compat, axes=(1, 2)) for z in range(len(v))]
+                part = np.concatenate(slices, axis=1)
             else:
-                part = one_filter(name, v, s, 3.5)
+                part = two_stage_or_one(name, v, s, compat)
             channels.extend(part)
             labels.extend([(name, s)] * len(part))
     return np.stack(channels), labels

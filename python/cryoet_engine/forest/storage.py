@@ -73,8 +73,9 @@ def spec_from(record: dict[str, Any]) -> FeatureSpec:
     """The feature specification of a header."""
     only = record["only"] and tuple((name, scale) for name, scale in record["only"])
     return FeatureSpec(
-        compat=record["compat"], filters=tuple(record["filters"]), scales=tuple(record["scales"]), only=only
-    )
+        compat=record["compat"], filters=tuple(record["filters"]), scales=tuple(record["scales"]), only=only,
+        planar=tuple(record.get("planar", ())),
+    )  # fmt: skip
 
 
 def importance_from(record: dict[str, Any], spec: FeatureSpec, extra: tuple[str, ...]) -> FeatureImportance:

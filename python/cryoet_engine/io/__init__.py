@@ -6,7 +6,7 @@ What is written appears under its name when it is whole (`partial_path` gives ot
 """
 
 from ._files import partial_path
-from ._lazy import LazyArray, fill_nonfinite
+from ._lazy import LazyArray, fill_nonfinite, slabs
 from .omezarr import SegmentationWriter, create_segmentation
 from .segmentation import as_soft, export_classes, read_segmentation
 from .volumes import create_volume, read, read_volume, write
@@ -23,5 +23,6 @@ __all__ = [
     "read",
     "read_segmentation",
     "read_volume",
+    "slabs",
     "write",
 ]
