@@ -26,13 +26,13 @@ from .._checks import file_error, input_error
 from .._progress import Progress, silent
 from ..features import FeatureSource, FeatureSpec, as_volume, block_shape, core_of
 from ..io import partial_path
-from ..tiling import Block, blocks
+from ..tiling import Block, blocks_by_chunk
 from ..volume import Float32Array, Grid, SoftSegmentation, Statistics, Volume, statistics
 from .extra import Extra, extra_volumes, matching
 from .ilastik import read_project
 from .importance import FeatureImportance, importance_of
-from .memory import BLOCKS, BlockCost
-from .outputs import Outputs, SegmentationOutput, VolumeOutput, as_segmentation, outputs_for, probability_type
+from .memory import BLOCKS, CHUNK, BlockCost
+from .outputs import Chunks, Outputs, SegmentationOutput, VolumeOutput, as_segmentation, outputs_for, probability_type
 from .packing import LEAF, Tables, out_of_bag_error, pack
 from .storage import FORMAT, TrainingRecord, importance_from, read_file, spec_from, training_from
 from .strokes import class_names, features_at, labelled_voxels
@@ -110,6 +110,8 @@ class PixelClassifier:
         values beyond `classes`, for a class without strokes, for NaN or infinite voxels near the strokes, for extra
         channels of another shape, and for too little memory.
         """
+        from sklearn.ensemble import RandomForestClassifier  # before memory is counted: it takes 90 MB
+
         tomogram, marks = as_volume(tomogram, "fit"), as_volume(marks, "fit")
         if marks.shape != tomogram.shape:
             raise input_error(
@@ -130,8 +132,6 @@ class PixelClassifier:
             cost = BlockCost(source=source, output_bytes=0, keeps_channels=True)
             block = cost.largest_within(memory, 4 * source.n_channels * len(labels), where="fit")
         samples = features_at(source, where, block, progress)
-
-        from sklearn.ensemble import RandomForestClassifier
 
         progress("growing trees", 0, 1)
         trained = RandomForestClassifier(
@@ -323,10 +323,13 @@ class PixelClassifier:
             )
         elif block is None and self.spec.compat == "ilastik":
             block = BLOCKS[0]
-        parts = list(blocks(tomogram.shape, block_shape(block, self.spec, "predict_proba"), self.spec.halo))
+        size = block_shape(block, self.spec, "predict_proba")
+        chunks = list(blocks_by_chunk(tomogram.shape, size, CHUNK, self.spec.halo))
+        parts = [part for _, inner in chunks for part in inner]
+        results = Chunks(outputs, chunks)
         progress("classifying voxels", 0, len(parts))
         for done, (part, proba) in enumerate(self._classified(forest, source, parts, outputs.block_type), start=1):
-            outputs.store(part.core, proba)
+            results.add(part, proba)
             progress("classifying voxels", done, len(parts))
         return as_segmentation(outputs.probabilities, self.classes, tomogram)
 
