@@ -64,6 +64,15 @@ def add_forest_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A:S,...",
         help="filters each at its own scale, as HessianOfGaussianEigenvalues:1.6, instead of --filters and --scales",
     )
+    parser.add_argument(
+        "--planar",
+        type=_numbers,
+        nargs="?",
+        const=True,
+        default=(),
+        metavar="A,B,...",
+        help="filter slice by slice, for slices far apart or a strong missing wedge: these scales, or without any all",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all that is random (default 0)")
 
 
@@ -142,8 +151,9 @@ def spec_of(args: argparse.Namespace) -> FeatureSpec:
     if args.channels and (args.filters or args.scales):
         raise input_error("--channels", "option", expected="neither --filters nor --scales with it", got="both")
     return FeatureSpec(
-        compat=args.features, filters=args.filters or FILTERS, scales=args.scales or SCALES, only=args.channels
-    )
+        compat=args.features, filters=args.filters or FILTERS, scales=args.scales or SCALES, only=args.channels,
+        planar=args.planar,
+    )  # fmt: skip
 
 
 def fit(
