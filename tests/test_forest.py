@@ -120,7 +120,7 @@ def test_trees_that_are_one_leaf():
 
 def test_a_tree_that_is_a_chain():
     """Random thresholds on values that halve part one or two samples from all the others, again and again."""
-    x = np.repeat(2.0 ** -np.arange(100)[:, None], 2, axis=1).astype(np.float32)
+    x = np.repeat(2.0 ** (60 - np.arange(100))[:, None], 2, axis=1).astype(np.float32)
     y = np.arange(100) % 2
     forest = ExtraTreesClassifier(7, random_state=0, n_jobs=1).fit(x, y)
     assert max(tree.get_depth() for tree in forest.estimators_) > 40
