@@ -138,7 +138,7 @@ def _columns(path: Any, selections: Any, feature_names: Any) -> tuple[list[tuple
     flat: npt.NDArray[np.bool_] = np.zeros(len(scales), bool)
     if "ComputeIn2d" in selections:
         flat = np.asarray(selections["ComputeIn2d"][()], dtype=bool).ravel()
-    planar = tuple(scale for scale, one, used in zip(scales, flat, chosen.any(axis=0), strict=True) if one and used)
+    planar = tuple(scale for scale, one, used in zip(scales, flat, chosen.max(axis=0), strict=True) if one and used)
     names = [] if feature_names is None else [_text(name) for name in feature_names[()]]
     pairs = [(name, scale) for i, name in enumerate(filters) for j, scale in enumerate(scales) if chosen[i, j]]
     columns = [
