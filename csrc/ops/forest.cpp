@@ -3,8 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
-#include <memory>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -15,34 +16,14 @@
 namespace cryoet {
 namespace {
 
-// Trees that a packet walks down at a time: enough entries a level to keep the processor busy, few enough for its first
-// cache.
-constexpr long kTreesAtOnce = 10;
-constexpr long kLeavesOfTree = Forest::kPacket + 1;  // one entry is written that may not count
-
-// Lanes that have come to a node; below zero: ~row of a leaf.
-struct Visit {
-  std::uint64_t mask;
-  std::int32_t node, tree;
-};
-
-}  // namespace
-
-struct WalkScratch {
-  Visit now[kTreesAtOnce * Forest::kPacket + 2], next[kTreesAtOnce * Forest::kPacket + 2];
-  Visit leaves[kTreesAtOnce * kLeavesOfTree + 2];
-  std::uint8_t votes[Forest::kMaxClasses * Forest::kPacket];
-  std::uint32_t counts[Forest::kMaxClasses * Forest::kPacket];
-  double sums[Forest::kMaxClasses * Forest::kPacket];
-};
-
-namespace {
-
 struct ForestKernels {
-  void (*vote)(const WalkNode*, const std::int32_t* roots, long n_trees, const float* features, long n_classes,
-               WalkScratch& scratch, std::uint32_t* counts);
-  void (*add)(const WalkNode*, const std::int32_t* roots, long n_trees, const float* features, const double* leaves,
-              long n_classes, WalkScratch& scratch, double* sums);
+  // Lane that bit 4i of a mask stands for is 4*quads[i]; the three after it follow.
+  const std::uint8_t* quads;
+  // counts[class][64] += 1 where a lane's leaf votes for the class; lanes in the order of the mask's bits.
+  void (*vote)(const Branch*, const std::int32_t* roots, long n_trees, const float* features, Forest::Scratch&);
+  // sums[64][stride] += the frequencies in the leaves that the lanes reach, tree by tree in order.
+  void (*add)(const Branch*, const std::int32_t* roots, long n_trees, const double* leaves, long stride,
+              const float* features, Forest::Scratch&);
 };
 
 }  // namespace
@@ -59,7 +40,7 @@ void check(bool ok, const std::string& message) {
   if (!ok) throw std::invalid_argument(message);
 }
 
-// Every walk in the tree must end in a leaf that exists: children lie behind their parent.
+// Every walk in a tree ends in a leaf that exists: children lie behind their parent.
 void check_tree(const TreeNode* tree, std::int64_t n, std::int64_t n_leaves, int n_features, const std::string& name) {
   for (std::int64_t i = 0; i < n; ++i) {
     const TreeNode node = tree[i];
@@ -79,67 +60,102 @@ void check_tree(const TreeNode* tree, std::int64_t n, std::int64_t n_leaves, int
 }  // namespace
 
 Forest::Forest(const std::vector<TreeNode>& nodes, const std::vector<std::int64_t>& tree_start,
-               std::vector<double> leaves, int n_classes, int n_features)
-    : leaves_(std::move(leaves)), n_classes_(n_classes), n_features_(n_features) {
+               const std::vector<double>& leaves, int n_classes, int n_features)
+    : n_classes_(n_classes), n_features_(n_features), leaf_stride_(round_up(n_classes, 4)) {
   check(n_classes >= 1 && n_classes <= kMaxClasses, "1 to 255 classes are possible");
   check(n_features >= 1 && n_features <= kMaxFeatures, "1 to 255 features are possible");
   check(tree_start.size() >= 2, "it has no trees");
   check(tree_start.front() == 0 && tree_start.back() == static_cast<std::int64_t>(nodes.size()),
         "its trees do not cover its nodes");
-  check(!leaves_.empty() && leaves_.size() % n_classes == 0, "its leaves do not fit its classes");
-  const std::int64_t n_leaves = leaves_.size() / n_classes;
-  for (double v : leaves_) check(std::isfinite(v) && v >= 0.0 && v <= 1.0, "a leaf has a frequency outside 0..1");
+  check(nodes.size() <= static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max()), "it has too many nodes");
+  check(!leaves.empty() && leaves.size() % n_classes == 0, "its leaves do not fit its classes");
+  const std::int64_t n_leaves = leaves.size() / n_classes;
+  for (double v : leaves) check(std::isfinite(v) && v >= 0.0 && v <= 1.0, "a leaf has a frequency outside 0..1");
+
+  std::vector<std::int32_t> leaf_of_row(n_leaves);  // the class while all leaves are pure
+  bool pure = true;
+  for (std::int64_t row = 0; row < n_leaves && pure; ++row) {
+    const double* leaf = leaves.data() + row * n_classes;
+    leaf_of_row[row] = static_cast<std::int32_t>(std::max_element(leaf, leaf + n_classes) - leaf);
+    pure = leaf[leaf_of_row[row]] == 1.0 && std::count(leaf, leaf + n_classes, 0.0) == n_classes - 1;
+  }
+  const double n_trees = static_cast<double>(tree_start.size() - 1);
+  if (pure) {
+    for (double votes = 0; votes <= n_trees; ++votes) share_.push_back(static_cast<float>(votes / n_trees));
+  } else {
+    std::iota(leaf_of_row.begin(), leaf_of_row.end(), 0);
+    leaves_.resize(n_leaves * leaf_stride_);
+    for (std::int64_t row = 0; row < n_leaves; ++row)
+      std::copy_n(leaves.data() + row * n_classes, n_classes, leaves_.data() + row * leaf_stride_);
+  }
+
+  std::vector<std::int32_t> place;  // of a tree's nodes, as Branch::child
   for (std::size_t t = 0; t + 1 < tree_start.size(); ++t) {
     const std::string name = "tree " + std::to_string(t);
     const std::int64_t first = tree_start[t], n = tree_start[t + 1] - first;
     check(n >= 1 && n <= (1 << 24) && first >= 0 && first + n <= static_cast<std::int64_t>(nodes.size()),
           name + " has no nodes or too many");
-    check_tree(nodes.data() + first, n, n_leaves, n_features, name);
+    const TreeNode* tree = nodes.data() + first;
+    check_tree(tree, n, n_leaves, n_features, name);
+    place.resize(n);
+    std::int32_t next = static_cast<std::int32_t>(branches_.size());
+    for (std::int64_t i = 0; i < n; ++i)
+      place[i] = tree[i].feature() == TreeNode::kLeaf ? ~leaf_of_row[tree[i].child()] : next++;
+    for (std::int64_t i = 0; i < n; ++i)
+      if (place[i] >= 0)
+        branches_.push_back({tree[i].threshold,
+                             tree[i].feature() * static_cast<std::uint32_t>(kPacket),
+                             {place[tree[i].child()], place[tree[i].child() + 1]}});
+    roots_.push_back(place[0]);
   }
-  std::vector<std::int32_t> vote;  // class of a pure leaf
-  for (std::int64_t row = 0; row < n_leaves; ++row) {
-    const double* leaf = leaves_.data() + row * n_classes;
-    const long top = std::max_element(leaf, leaf + n_classes) - leaf;
-    vote.push_back(static_cast<std::int32_t>(top));
-    pure_ = pure_ && leaf[top] == 1.0 && std::count(leaf, leaf + n_classes, 0.0) == n_classes - 1;
-  }
-  // Inner nodes alone, with what they send lanes to: a leaf needs no visit.
-  std::vector<std::int32_t> target(nodes.size());
-  std::int32_t next = 0;
-  for (std::size_t i = 0; i < nodes.size(); ++i)
-    target[i] = nodes[i].feature() != TreeNode::kLeaf ? next++
-                : pure_                               ? ~vote[nodes[i].child()]
-                                                      : ~static_cast<std::int32_t>(nodes[i].child());
-  nodes_.reserve(next);
-  for (std::size_t t = 0; t + 1 < tree_start.size(); ++t) {
-    const std::int64_t first = tree_start[t];
-    roots_.push_back(target[first]);
-    for (std::int64_t i = first; i < tree_start[t + 1]; ++i) {
-      if (nodes[i].feature() == TreeNode::kLeaf) continue;
-      const std::int64_t child = first + nodes[i].child();
-      nodes_.push_back({nodes[i].threshold, static_cast<std::uint32_t>(nodes[i].feature() * kPacket), target[child],
-                        target[child + 1]});
-    }
-  }
-  const double n_trees = static_cast<double>(roots_.size());
-  for (double votes = 0; votes <= n_trees; ++votes) share_.push_back(static_cast<float>(votes / n_trees));
 }
 
-void Forest::predict_packet(const float* features, float* out) const {
-  thread_local const std::unique_ptr<WalkScratch> scratch(new WalkScratch);
-  const ForestKernels& kernels = CRYOET_DISPATCH(forest_kernels);
-  const long n_trees = static_cast<long>(roots_.size()), n = n_classes_ * kPacket;
-  if (pure_) {
-    std::fill(scratch->counts, scratch->counts + n, 0u);
-    kernels.vote(nodes_.data(), roots_.data(), n_trees, features, n_classes_, *scratch, scratch->counts);
-    for (long i = 0; i < n; ++i) out[i] = share_[scratch->counts[i]];
-    return;
+Forest::Scratch::Scratch(const Forest& forest)
+    : here(kPacket * kTogether + 2), next(here.size()), leaves(here.size()) {  // two more: written before they count
+  if (forest.leaves_.empty()) {
+    counts.resize(forest.n_classes_ * kPacket);
+    totals.resize(counts.size());
+  } else {
+    reached.resize(kPacket * kTogether);
+    sums.resize(kPacket * forest.leaf_stride_);
   }
-  std::fill(scratch->sums, scratch->sums + n, 0.0);
-  kernels.add(nodes_.data(), roots_.data(), n_trees, features, leaves_.data(), n_classes_, *scratch, scratch->sums);
-  for (long lane = 0; lane < kPacket; ++lane)
-    for (long k = 0; k < n_classes_; ++k)
-      out[k * kPacket + lane] = static_cast<float>(scratch->sums[lane * n_classes_ + k] / static_cast<double>(n_trees));
+}
+
+void Forest::predict_packet(const float* features, float* out, Scratch& scratch) const {
+  if (leaves_.empty())
+    vote(features, out, scratch);
+  else
+    average(features, out, scratch);
+}
+
+void Forest::vote(const float* features, float* out, Scratch& scratch) const {
+  const ForestKernels& kernels = CRYOET_DISPATCH(forest_kernels);
+  const long n_trees = static_cast<long>(roots_.size());
+  std::fill(scratch.totals.begin(), scratch.totals.end(), 0u);
+  constexpr long kRun = 255 / kTogether * kTogether;  // a byte counts no further
+  for (long run = 0; run < n_trees; run += kRun) {
+    std::fill(scratch.counts.begin(), scratch.counts.end(), std::uint8_t{0});
+    const long end = std::min(n_trees, run + kRun);
+    for (long first = run; first < end; first += kTogether)
+      kernels.vote(branches_.data(), roots_.data() + first, std::min(kTogether, end - first), features, scratch);
+    for (std::size_t i = 0; i < scratch.totals.size(); ++i) scratch.totals[i] += scratch.counts[i];
+  }
+  for (long k = 0; k < n_classes_; ++k)
+    for (long quad = 0; quad < kPacket / 4; ++quad)
+      for (long i = 0; i < 4; ++i)
+        out[k * kPacket + kernels.quads[quad] * 4 + i] = share_[scratch.totals[k * kPacket + quad * 4 + i]];
+}
+
+void Forest::average(const float* features, float* out, Scratch& scratch) const {
+  const ForestKernels& kernels = CRYOET_DISPATCH(forest_kernels);
+  const long n_trees = static_cast<long>(roots_.size());
+  std::fill(scratch.sums.begin(), scratch.sums.end(), 0.0);
+  for (long first = 0; first < n_trees; first += kTogether)
+    kernels.add(branches_.data(), roots_.data() + first, std::min(kTogether, n_trees - first), leaves_.data(),
+                leaf_stride_, features, scratch);
+  for (long k = 0; k < n_classes_; ++k)
+    for (long i = 0; i < kPacket; ++i)
+      out[k * kPacket + i] = static_cast<float>(scratch.sums[i * leaf_stride_ + k] / static_cast<double>(n_trees));
 }
 
 void predict_rows(const Forest& forest, const float* rows, long n, int threads, float* out) {
@@ -147,11 +163,13 @@ void predict_rows(const Forest& forest, const float* rows, long n, int threads, 
   const long n_features = forest.n_features(), n_classes = forest.n_classes();
   parallel_for((n + kRun - 1) / kRun, threads, [&](long run) {
     std::vector<float> packet(n_features * kPacket), proba(n_classes * kPacket);
+    Forest::Scratch scratch(forest);
     for (long first = run * kRun; first < std::min(n, (run + 1) * kRun); first += kPacket) {
       const long valid = std::min(kPacket, n - first);
-      for (long i = 0; i < valid; ++i)
-        for (long f = 0; f < n_features; ++f) packet[f * kPacket + i] = rows[(first + i) * n_features + f];
-      forest.predict_packet(packet.data(), proba.data());
+      for (long i = 0; i < kPacket; ++i)  // lanes past the end repeat the last row
+        for (long f = 0; f < n_features; ++f)
+          packet[f * kPacket + i] = rows[(first + std::min(i, valid - 1)) * n_features + f];
+      forest.predict_packet(packet.data(), proba.data(), scratch);
       for (long i = 0; i < valid; ++i)
         for (long k = 0; k < n_classes; ++k) out[(first + i) * n_classes + k] = proba[k * kPacket + i];
     }
@@ -168,39 +186,43 @@ T stored(float probability) {
     return static_cast<T>(std::nearbyint(probability * static_cast<float>(std::numeric_limits<T>::max())));
 }
 
+// One channel of the brick at `from`, whose last voxel inside the box is at `last` (z, y, x). Voxels beyond it repeat
+// those before: lanes that agree cost next to nothing, and nobody reads their answer.
+void gather(const float* from, long stride_z, long stride_y, const long last[3], float* to) {
+  const bool whole_rows = last[2] == 3;
+  for (long z = 0; z < 4; ++z)
+    for (long y = 0; y < 4; ++y, to += 4) {
+      const float* row = from + std::min(z, last[0]) * stride_z + std::min(y, last[1]) * stride_y;
+      if (whole_rows)
+        std::memcpy(to, row, 4 * sizeof(float));
+      else
+        for (long x = 0; x < 4; ++x) to[x] = row[std::min(x, last[2])];
+    }
+}
+
 // Features of one box in, probabilities out, brick by brick. `own` holds the first n_own channels, `extra` the others.
-// Bricks that stick out of the box repeat its last voxels in lanes that nobody reads.
 template <class T>
 void predict_tile(const Forest& forest, const Channels<const float>& own, long n_own,
                   const Channels<const float>& extra, const long shape[3], const Channels<T>& out) {
   constexpr long kPacket = Forest::kPacket;
   const long n_features = forest.n_features(), n_classes = forest.n_classes();
   std::vector<float> packet(n_features * kPacket), proba(n_classes * kPacket);
+  Forest::Scratch scratch(forest);
   for (long z = 0; z < shape[0]; z += 4)
     for (long y = 0; y < shape[1]; y += 4)
       for (long x = 0; x < shape[2]; x += 4) {
-        const long nz = std::min(4L, shape[0] - z), ny = std::min(4L, shape[1] - y), nx = std::min(4L, shape[2] - x);
-        const bool whole = nz == 4 && ny == 4 && nx == 4;
+        const long last[3] = {std::min(4L, shape[0] - z) - 1, std::min(4L, shape[1] - y) - 1,
+                              std::min(4L, shape[2] - x) - 1};
         for (long f = 0; f < n_features; ++f) {
-          const Channels<const float>& source = f < n_own ? own : extra;
-          const float* corner = source.row(f < n_own ? f : f - n_own, z, y) + x;
-          float* to = packet.data() + f * kPacket;
-          for (long dz = 0; dz < 4; ++dz)
-            for (long dy = 0; dy < 4; ++dy, to += 4) {
-              if (whole) {
-                std::memcpy(to, corner + dz * source.stride_z + dy * source.stride_y, 4 * sizeof(float));
-                continue;
-              }
-              const float* from =
-                  corner + std::min(dz, nz - 1) * source.stride_z + std::min(dy, ny - 1) * source.stride_y;
-              for (long dx = 0; dx < 4; ++dx) to[dx] = from[std::min(dx, nx - 1)];
-            }
+          const Channels<const float>& from = f < n_own ? own : extra;
+          gather(from.row(f < n_own ? f : f - n_own, z, y) + x, from.stride_z, from.stride_y, last,
+                 packet.data() + f * kPacket);
         }
-        forest.predict_packet(packet.data(), proba.data());
+        forest.predict_packet(packet.data(), proba.data(), scratch);
         for (long k = 0; k < n_classes; ++k)
-          for (long dz = 0; dz < nz; ++dz)
-            for (long dy = 0; dy < ny; ++dy)
-              for (long dx = 0; dx < nx; ++dx)
+          for (long dz = 0; dz <= last[0]; ++dz)
+            for (long dy = 0; dy <= last[1]; ++dy)
+              for (long dx = 0; dx <= last[2]; ++dx)
                 out.row(k, z + dz, y + dy)[x + dx] = stored<T>(proba[k * kPacket + dz * 16 + dy * 4 + dx]);
       }
 }

@@ -1,10 +1,18 @@
 // SPDX-License-Identifier: MIT
-// The walk of a packet through a few trees, compiled once for each instruction set (core/for_each_isa.h).
+// The walk of a packet through some trees, compiled once for each instruction set (core/for_each_isa.h).
 
 namespace cryoet {
 namespace CRYOET_ISA {
 
-// The lanes of 64 values that are <= t, one bit each; which lane a bit stands for is up to the instruction set.
+// AVX2 packs eight vectors of 32-bit answers into bytes within their 128-bit halves, which leaves the quads of lanes in
+// this order; putting them right once a packet is cheaper than at every node.
+#if defined(CRYOET_X86_DISPATCH) && CRYOET_LANES == 8
+static constexpr std::uint8_t kQuads[16] = {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15};
+#else
+static constexpr std::uint8_t kQuads[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#endif
+
+// The lanes of 64 values that are <= t, in the order of kQuads.
 static inline __attribute__((always_inline)) std::uint64_t lanes_at_most(const float* values, float t) {
 #if !defined(CRYOET_X86_DISPATCH)
   std::uint64_t mask = 0;
@@ -15,21 +23,22 @@ static inline __attribute__((always_inline)) std::uint64_t lanes_at_most(const f
   std::uint64_t mask = 0;
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i)
-    mask |= static_cast<std::uint64_t>(_mm512_cmp_ps_mask(_mm512_loadu_ps(values + 16 * i), limit, _CMP_LE_OQ))
+    mask |= static_cast<std::uint64_t>(_mm512_cmp_ps_mask(limit, _mm512_loadu_ps(values + 16 * i), _CMP_GE_OQ))
             << 16 * i;
   return mask;
 #elif CRYOET_LANES == 8
   const __m256 limit = _mm256_set1_ps(t);
   const auto low = [&](int i) __attribute__((always_inline)) {
-    return _mm256_castps_si256(_mm256_cmp_ps(_mm256_loadu_ps(values + 8 * i), limit, _CMP_LE_OQ));
+    return _mm256_castps_si256(_mm256_cmp_ps(limit, _mm256_loadu_ps(values + 8 * i), _CMP_GE_OQ));
   };
-  // Four comparisons become 32 bytes: fewer instructions than eight masks put together.
-  const auto bytes = [&](int i) __attribute__((always_inline)) {
-    return _mm256_packs_epi16(_mm256_packs_epi32(low(i), low(i + 1)), _mm256_packs_epi32(low(i + 2), low(i + 3)));
-  };
-  const std::uint32_t first = static_cast<std::uint32_t>(_mm256_movemask_epi8(bytes(0)));
-  const std::uint32_t second = static_cast<std::uint32_t>(_mm256_movemask_epi8(bytes(4)));
-  return first | static_cast<std::uint64_t>(second) << 32;
+  std::uint64_t mask = 0;
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(low(4 * i), low(4 * i + 1)),
+                                             _mm256_packs_epi32(low(4 * i + 2), low(4 * i + 3)));
+    mask |= static_cast<std::uint64_t>(static_cast<std::uint32_t>(_mm256_movemask_epi8(bytes))) << 32 * i;
+  }
+  return mask;
 #else
   const __m128 limit = _mm_set1_ps(t);
   const auto low = [&](int i) __attribute__((always_inline)) {
@@ -46,17 +55,7 @@ static inline __attribute__((always_inline)) std::uint64_t lanes_at_most(const f
 #endif
 }
 
-// AVX2 packs the halves of its registers apart: within 32 bits, quads of lanes stand in the order 0 2 4 6 1 3 5 7.
-static inline int lane_of_bit(int bit) {
-#if defined(CRYOET_X86_DISPATCH) && CRYOET_LANES == 8
-  const int quad = bit >> 2 & 7;
-  return (bit & ~28) | ((quad & 3) << 1 | quad >> 2) << 2;
-#else
-  return bit;
-#endif
-}
-
-// counts[bit] += 1 where the mask has a bit.
+// counts[lane] += 1 where the mask has a bit.
 static inline __attribute__((always_inline)) void count_votes(std::uint8_t* counts, std::uint64_t mask) {
 #if defined(CRYOET_X86_DISPATCH) && CRYOET_LANES == 16
   const __m512i old = _mm512_loadu_si512(counts);
@@ -77,85 +76,74 @@ static inline __attribute__((always_inline)) void count_votes(std::uint8_t* coun
 #endif
 }
 
-// Send all lanes down `n_trees` trees, level by level; leaf(lanes, child, tree) hears of every child: it counts
-// if it is a leaf and there are lanes. No branch depends on data: both children are written, and the list grows by one,
-// two or none. (Walking few lanes alone would visit fewer nodes, and costs twice as much in branches mispredicted.)
-template <class Leaf>
-static inline __attribute__((always_inline)) void descend(const WalkNode* nodes, const std::int32_t* roots,
-                                                          long n_trees, const float* features, Visit* now, Visit* next,
-                                                          const Leaf& leaf) {
+// All 64 lanes down `n_trees` trees, one level after the other. Returns the end of scratch.leaves, where the lanes of
+// each leaf that was reached are listed. Both children are always written and those with no lanes not counted: which
+// way lanes go is what a processor cannot predict.
+static inline __attribute__((always_inline)) const Arrival* walk_packet(const Branch* branches,
+                                                                        const std::int32_t* roots, long n_trees,
+                                                                        const float* features,
+                                                                        Forest::Scratch& scratch) {
+  Arrival *here = scratch.here.data(), *next = scratch.next.data(), *leaf = scratch.leaves.data();
   long n = 0;
   for (long t = 0; t < n_trees; ++t) {
-    const std::int32_t root = roots[t];
-    now[n] = {~0ULL, root, static_cast<std::int32_t>(t)};
-    leaf(~0ULL, root, static_cast<std::int32_t>(t));
-    n += root >= 0;
+    Arrival*& list = roots[t] < 0 ? leaf : here;
+    *list++ = {~0ULL, roots[t], static_cast<std::uint32_t>(t)};
   }
+  n = here - scratch.here.data();
+  here = scratch.here.data();
   while (n > 0) {
-    Visit* to = next;
+    Arrival* inner = next;
     for (long i = 0; i < n; ++i) {
-      const Visit here = now[i];
-      const WalkNode node = nodes[here.node];
-      const std::uint64_t low = lanes_at_most(features + node.feature, node.threshold);
-      const auto send = [&](std::uint64_t lanes, std::int32_t child) __attribute__((always_inline)) {
-        // Written twice, not copied: a copy would wait for the first to arrive in the cache.
-        to->mask = lanes, to->node = child, to->tree = here.tree;
-        leaf(lanes, child, here.tree);
-        to += (lanes != 0) & (child >= 0);
-      };
-      send(here.mask & low, node.left);
-      send(here.mask & ~low, node.right);
-    }
-    n = to - next;
-    std::swap(now, next);
-  }
-}
-
-// counts[class][lane] += the votes of trees whose leaves are pure (~child is the class).
-static void vote(const WalkNode* nodes, const std::int32_t* roots, long n_trees, const float* features, long n_classes,
-                 WalkScratch& scratch, std::uint32_t* counts) {
-  std::uint8_t* bytes = scratch.votes;
-  for (long first = 0; first < n_trees; first += 250) {  // a byte counts to 255
-    std::memset(bytes, 0, n_classes * Forest::kPacket);
-    for (long t = first; t < std::min(first + 250, n_trees); t += kTreesAtOnce) {
-      Visit* end = scratch.leaves;
-      descend(nodes, roots + t, std::min(kTreesAtOnce, n_trees - t), features, scratch.now, scratch.next,
-              [&](std::uint64_t lanes, std::int32_t child, std::int32_t) __attribute__((always_inline)) {
-                end->mask = lanes, end->node = child;
-                end += (lanes != 0) & (child < 0);
-              });
-      for (const Visit* at = scratch.leaves; at < end; ++at) count_votes(bytes + ~at->node * Forest::kPacket, at->mask);
-    }
-    for (long k = 0; k < n_classes; ++k)
-      for (int bit = 0; bit < 64; ++bit)
-        counts[k * Forest::kPacket + lane_of_bit(bit)] += bytes[k * Forest::kPacket + bit];
-  }
-}
-
-// sums[lane][class] += the frequencies of each tree's leaf, tree by tree in order.
-static void add(const WalkNode* nodes, const std::int32_t* roots, long n_trees, const float* features,
-                const double* leaves, long n_classes, WalkScratch& scratch, double* sums) {
-  for (long t = 0; t < n_trees; t += kTreesAtOnce) {
-    const long here = std::min(kTreesAtOnce, n_trees - t);
-    Visit* end[kTreesAtOnce];
-    for (long k = 0; k < here; ++k) end[k] = scratch.leaves + k * kLeavesOfTree;
-    descend(nodes, roots + t, here, features, scratch.now, scratch.next,
-            [&](std::uint64_t lanes, std::int32_t child, std::int32_t tree) __attribute__((always_inline)) {
-              end[tree]->mask = lanes, end[tree]->node = child;
-              end[tree] += (lanes != 0) & (child < 0);
-            });
-    for (long k = 0; k < here; ++k)
-      for (const Visit* at = scratch.leaves + k * kLeavesOfTree; at < end[k]; ++at) {
-        const double* frequency = leaves + ~at->node * n_classes;
-        for (std::uint64_t lanes = at->mask; lanes; lanes &= lanes - 1) {
-          double* sum = sums + lane_of_bit(__builtin_ctzll(lanes)) * n_classes;
-          for (long c = 0; c < n_classes; ++c) sum[c] += frequency[c];
-        }
+      const Branch* branch = branches + here[i].at;
+      const std::uint64_t low = lanes_at_most(features + branch->values, branch->threshold);
+      const std::uint64_t sent[2] = {here[i].lanes & low, here[i].lanes & ~low};
+#pragma GCC unroll 2
+      for (int side = 0; side < 2; ++side) {
+        const std::int32_t at = branch->child[side];
+        Arrival* to = at < 0 ? leaf : inner;
+        to->lanes = sent[side];
+        to->at = at;
+        to->tree = here[i].tree;
+        const long any = sent[side] != 0, ends = static_cast<std::uint32_t>(at) >> 31;
+        leaf += any & ends;
+        inner += any & ~ends;
       }
+    }
+    n = inner - next;
+    std::swap(here, next);
   }
+  return leaf;
 }
 
-static const ForestKernels forest_kernels{vote, add};
+static void vote(const Branch* branches, const std::int32_t* roots, long n_trees, const float* features,
+                 Forest::Scratch& scratch) {
+  const Arrival* end = walk_packet(branches, roots, n_trees, features, scratch);
+  for (const Arrival* leaf = scratch.leaves.data(); leaf < end; ++leaf)
+    count_votes(scratch.counts.data() + ~leaf->at * Forest::kPacket, leaf->lanes);
+}
+
+static void add(const Branch* branches, const std::int32_t* roots, long n_trees, const double* leaves, long stride,
+                const float* features, Forest::Scratch& scratch) {
+  typedef double Four __attribute__((vector_size(32), aligned(8), may_alias));
+  const Arrival* end = walk_packet(branches, roots, n_trees, features, scratch);
+  for (const Arrival* leaf = scratch.leaves.data(); leaf < end; ++leaf) {
+    std::uint32_t* reached = scratch.reached.data() + leaf->tree * Forest::kPacket;
+    for (std::uint64_t lanes = leaf->lanes; lanes; lanes &= lanes - 1) {
+      const int bit = __builtin_ctzll(lanes);
+      reached[kQuads[bit / 4] * 4 + bit % 4] = static_cast<std::uint32_t>(~leaf->at);
+    }
+  }
+  for (long lane = 0; lane < Forest::kPacket; ++lane)
+    for (long k = 0; k < stride; k += 4) {
+      Four& sum = *reinterpret_cast<Four*>(scratch.sums.data() + lane * stride + k);
+      Four total = sum;
+      for (long t = 0; t < n_trees; ++t)
+        total += *reinterpret_cast<const Four*>(leaves + scratch.reached[t * Forest::kPacket + lane] * stride + k);
+      sum = total;
+    }
+}
+
+static const ForestKernels forest_kernels{kQuads, vote, add};
 
 }  // namespace CRYOET_ISA
 }  // namespace cryoet

@@ -190,7 +190,7 @@ class PixelClassifier:
         """Read a trained pixel classifier out of an ilastik project (.ilp): trees, features and class names.
 
         Probabilities are vigra's; features agree with ilastik's up to rounding. Works for vigra random forests
-        (ilastik's default) on 3D features of one image channel. Nothing in the file is unpickled.
+        (ilastik's default) on the features of one image channel, in 3D or 2D. Nothing in the file is unpickled.
 
         Errors: FileFormatError for anything else, and for damaged files.
         """
