@@ -166,21 +166,23 @@ void Forest::average(const float* features, long n_packets, float* out, Scratch&
 }
 
 void predict_rows(const Forest& forest, const float* rows, long n, int threads, float* out) {
-  constexpr long kPacket = Forest::kPacket, kRows = Forest::kRun * kPacket;
+  constexpr long kPacket = Forest::kPacket, kRows = Forest::kRun * kPacket, kShare = 4 * kRows;
   const long n_features = forest.n_features(), n_classes = forest.n_classes();
-  parallel_for((n + kRows - 1) / kRows, threads, [&](long run) {
-    const long first = run * kRows, valid = std::min(kRows, n - first), n_packets = (valid + kPacket - 1) / kPacket;
-    std::vector<float> packets(n_packets * n_features * kPacket), proba(n_packets * n_classes * kPacket);
+  parallel_for((n + kShare - 1) / kShare, threads, [&](long share) {
+    std::vector<float> packets(kRows * n_features), proba(kRows * n_classes);
     Forest::Scratch scratch(forest);
-    for (long i = 0; i < n_packets * kPacket; ++i) {  // lanes past the end repeat the last row
-      const float* row = rows + (first + std::min(i, valid - 1)) * n_features;
-      float* to = packets.data() + i / kPacket * n_features * kPacket + i % kPacket;
-      for (long f = 0; f < n_features; ++f) to[f * kPacket] = row[f];
+    for (long first = share * kShare; first < std::min(n, (share + 1) * kShare); first += kRows) {
+      const long valid = std::min(kRows, n - first), n_packets = (valid + kPacket - 1) / kPacket;
+      for (long i = 0; i < n_packets * kPacket; ++i) {  // lanes past the end repeat the last row
+        const float* row = rows + (first + std::min(i, valid - 1)) * n_features;
+        float* to = packets.data() + i / kPacket * n_features * kPacket + i % kPacket;
+        for (long f = 0; f < n_features; ++f) to[f * kPacket] = row[f];
+      }
+      forest.predict_packets(packets.data(), n_packets, proba.data(), scratch);
+      for (long i = 0; i < valid; ++i)
+        for (long k = 0; k < n_classes; ++k)
+          out[(first + i) * n_classes + k] = proba[(i / kPacket * n_classes + k) * kPacket + i % kPacket];
     }
-    forest.predict_packets(packets.data(), n_packets, proba.data(), scratch);
-    for (long i = 0; i < valid; ++i)
-      for (long k = 0; k < n_classes; ++k)
-        out[(first + i) * n_classes + k] = proba[(i / kPacket * n_classes + k) * kPacket + i % kPacket];
   });
 }
 

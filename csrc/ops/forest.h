@@ -6,7 +6,7 @@
 // Samples run in packets of 64, a brick of 4 x 4 x 4 voxels: a node is compared once for all 64 and sends a mask of
 // lanes left and right. Neighbouring voxels mostly agree, so a packet visits a few times fewer nodes than its voxels
 // would. Some trees go down together, level by level: their visits do not depend on each other, so none waits for the
-// one before. Cost, 100 trees, one AVX2 core: 0.5 to 1.5 us a voxel, by the depth of the trees (benchmarks/forest.md).
+// one before. Cost, 100 trees, one AVX2 core: 0.45 to 1.2 us a voxel, by the depth of the trees (benchmarks/forest.md).
 #pragma once
 
 #include <cstdint>
