@@ -20,10 +20,11 @@ struct ForestKernels {
   // Lane that bit 4i of a mask stands for is 4*quads[i]; the three after it follow.
   const std::uint8_t* quads;
   // counts[class][64] += 1 where a lane's leaf votes for the class; lanes in the order of the mask's bits.
-  void (*vote)(const Branch*, const std::int32_t* roots, long n_trees, const float* features, Forest::Scratch&);
+  void (*vote)(const Branch*, const std::int32_t* roots, long n_trees, const float* features, Forest::Scratch&,
+               std::uint8_t* counts);
   // sums[64][stride] += the frequencies in the leaves that the lanes reach, tree by tree in order.
   void (*add)(const Branch*, const std::int32_t* roots, long n_trees, const double* leaves, long stride,
-              const float* features, Forest::Scratch&);
+              const float* features, Forest::Scratch&, double* sums);
 };
 
 }  // namespace
@@ -113,65 +114,74 @@ Forest::Forest(const std::vector<TreeNode>& nodes, const std::vector<std::int64_
 Forest::Scratch::Scratch(const Forest& forest)
     : here(kPacket * kTogether + 2), next(here.size()), leaves(here.size()) {  // two more: written before they count
   if (forest.leaves_.empty()) {
-    counts.resize(forest.n_classes_ * kPacket);
+    counts.resize(kRun * forest.n_classes_ * kPacket);
     totals.resize(counts.size());
   } else {
     reached.resize(kPacket * kTogether);
-    sums.resize(kPacket * forest.leaf_stride_);
+    sums.resize(kRun * kPacket * forest.leaf_stride_);
   }
 }
 
-void Forest::predict_packet(const float* features, float* out, Scratch& scratch) const {
+void Forest::predict_packets(const float* features, long n_packets, float* out, Scratch& scratch) const {
   if (leaves_.empty())
-    vote(features, out, scratch);
+    vote(features, n_packets, out, scratch);
   else
-    average(features, out, scratch);
+    average(features, n_packets, out, scratch);
 }
 
-void Forest::vote(const float* features, float* out, Scratch& scratch) const {
+void Forest::vote(const float* features, long n_packets, float* out, Scratch& scratch) const {
   const ForestKernels& kernels = CRYOET_DISPATCH(forest_kernels);
-  const long n_trees = static_cast<long>(roots_.size());
-  std::fill(scratch.totals.begin(), scratch.totals.end(), 0u);
-  constexpr long kRun = 255 / kTogether * kTogether;  // a byte counts no further
-  for (long run = 0; run < n_trees; run += kRun) {
-    std::fill(scratch.counts.begin(), scratch.counts.end(), std::uint8_t{0});
-    const long end = std::min(n_trees, run + kRun);
-    for (long first = run; first < end; first += kTogether)
-      kernels.vote(branches_.data(), roots_.data() + first, std::min(kTogether, end - first), features, scratch);
-    for (std::size_t i = 0; i < scratch.totals.size(); ++i) scratch.totals[i] += scratch.counts[i];
+  const long n_trees = static_cast<long>(roots_.size()), n = n_classes_ * kPacket;
+  std::uint8_t* counts = scratch.counts.data();
+  std::uint32_t* totals = scratch.totals.data();
+  std::fill_n(totals, n_packets * n, 0u);
+  constexpr long kByte = 255 / kTogether * kTogether;  // trees whose votes a byte can count
+  for (long bytes = 0; bytes < n_trees; bytes += kByte) {
+    std::fill_n(counts, n_packets * n, std::uint8_t{0});
+    const long end = std::min(n_trees, bytes + kByte);
+    for (long first = bytes; first < end; first += kTogether)
+      for (long p = 0; p < n_packets; ++p)
+        kernels.vote(branches_.data(), roots_.data() + first, std::min(kTogether, end - first),
+                     features + p * n_features_ * kPacket, scratch, counts + p * n);
+    for (long i = 0; i < n_packets * n; ++i) totals[i] += counts[i];
   }
-  for (long k = 0; k < n_classes_; ++k)
+  for (long row = 0; row < n_packets * n_classes_; ++row, out += kPacket, totals += kPacket)
     for (long quad = 0; quad < kPacket / 4; ++quad)
-      for (long i = 0; i < 4; ++i)
-        out[k * kPacket + kernels.quads[quad] * 4 + i] = share_[scratch.totals[k * kPacket + quad * 4 + i]];
+      for (long i = 0; i < 4; ++i) out[kernels.quads[quad] * 4 + i] = share_[totals[quad * 4 + i]];
 }
 
-void Forest::average(const float* features, float* out, Scratch& scratch) const {
+void Forest::average(const float* features, long n_packets, float* out, Scratch& scratch) const {
   const ForestKernels& kernels = CRYOET_DISPATCH(forest_kernels);
-  const long n_trees = static_cast<long>(roots_.size());
-  std::fill(scratch.sums.begin(), scratch.sums.end(), 0.0);
+  const long n_trees = static_cast<long>(roots_.size()), n = kPacket * leaf_stride_;
+  double* sums = scratch.sums.data();
+  std::fill_n(sums, n_packets * n, 0.0);
   for (long first = 0; first < n_trees; first += kTogether)
-    kernels.add(branches_.data(), roots_.data() + first, std::min(kTogether, n_trees - first), leaves_.data(),
-                leaf_stride_, features, scratch);
-  for (long k = 0; k < n_classes_; ++k)
-    for (long i = 0; i < kPacket; ++i)
-      out[k * kPacket + i] = static_cast<float>(scratch.sums[i * leaf_stride_ + k] / static_cast<double>(n_trees));
+    for (long p = 0; p < n_packets; ++p)
+      kernels.add(branches_.data(), roots_.data() + first, std::min(kTogether, n_trees - first), leaves_.data(),
+                  leaf_stride_, features + p * n_features_ * kPacket, scratch, sums + p * n);
+  for (long p = 0; p < n_packets; ++p, sums += n)
+    for (long k = 0; k < n_classes_; ++k, out += kPacket)
+      for (long i = 0; i < kPacket; ++i)
+        out[i] = static_cast<float>(sums[i * leaf_stride_ + k] / static_cast<double>(n_trees));
 }
 
 void predict_rows(const Forest& forest, const float* rows, long n, int threads, float* out) {
-  constexpr long kPacket = Forest::kPacket, kRun = 16 * kPacket;
+  constexpr long kPacket = Forest::kPacket, kRows = Forest::kRun * kPacket, kShare = 4 * kRows;
   const long n_features = forest.n_features(), n_classes = forest.n_classes();
-  parallel_for((n + kRun - 1) / kRun, threads, [&](long run) {
-    std::vector<float> packet(n_features * kPacket), proba(n_classes * kPacket);
+  parallel_for((n + kShare - 1) / kShare, threads, [&](long share) {
+    std::vector<float> packets(kRows * n_features), proba(kRows * n_classes);
     Forest::Scratch scratch(forest);
-    for (long first = run * kRun; first < std::min(n, (run + 1) * kRun); first += kPacket) {
-      const long valid = std::min(kPacket, n - first);
-      for (long i = 0; i < kPacket; ++i)  // lanes past the end repeat the last row
-        for (long f = 0; f < n_features; ++f)
-          packet[f * kPacket + i] = rows[(first + std::min(i, valid - 1)) * n_features + f];
-      forest.predict_packet(packet.data(), proba.data(), scratch);
+    for (long first = share * kShare; first < std::min(n, (share + 1) * kShare); first += kRows) {
+      const long valid = std::min(kRows, n - first), n_packets = (valid + kPacket - 1) / kPacket;
+      for (long i = 0; i < n_packets * kPacket; ++i) {  // lanes past the end repeat the last row
+        const float* row = rows + (first + std::min(i, valid - 1)) * n_features;
+        float* to = packets.data() + i / kPacket * n_features * kPacket + i % kPacket;
+        for (long f = 0; f < n_features; ++f) to[f * kPacket] = row[f];
+      }
+      forest.predict_packets(packets.data(), n_packets, proba.data(), scratch);
       for (long i = 0; i < valid; ++i)
-        for (long k = 0; k < n_classes; ++k) out[(first + i) * n_classes + k] = proba[k * kPacket + i];
+        for (long k = 0; k < n_classes; ++k)
+          out[(first + i) * n_classes + k] = proba[(i / kPacket * n_classes + k) * kPacket + i % kPacket];
     }
   });
 }
@@ -186,44 +196,47 @@ T stored(float probability) {
     return static_cast<T>(std::nearbyint(probability * static_cast<float>(std::numeric_limits<T>::max())));
 }
 
-// One channel of the brick at `from`, whose last voxel inside the box is at `last` (z, y, x). Voxels beyond it repeat
-// those before: lanes that agree cost next to nothing, and nobody reads their answer.
-void gather(const float* from, long stride_z, long stride_y, const long last[3], float* to) {
-  const bool whole_rows = last[2] == 3;
+// One channel of a run of bricks along x, the first at `from`, into packets `stride` apart. `last`: the last voxel
+// inside the box, counted from there (z, y, x). Voxels beyond it repeat it: lanes that agree cost next to nothing, and
+// nobody reads their answer.
+void gather(const float* from, long stride_z, long stride_y, const long last[3], long n_bricks, float* to,
+            long stride) {
+  const long whole = (last[2] + 1) / 4;
   for (long z = 0; z < 4; ++z)
     for (long y = 0; y < 4; ++y, to += 4) {
       const float* row = from + std::min(z, last[0]) * stride_z + std::min(y, last[1]) * stride_y;
-      if (whole_rows)
-        std::memcpy(to, row, 4 * sizeof(float));
-      else
-        for (long x = 0; x < 4; ++x) to[x] = row[std::min(x, last[2])];
+      for (long brick = 0; brick < whole; ++brick) std::memcpy(to + brick * stride, row + 4 * brick, 16);
+      for (long x = 4 * whole; x < 4 * n_bricks; ++x) to[x / 4 * stride + x % 4] = row[std::min(x, last[2])];
     }
 }
 
-// Features of one box in, probabilities out, brick by brick. `own` holds the first n_own channels, `extra` the others.
+// Features of one box in, probabilities out, by runs of bricks. `own` holds the first n_own channels, `extra` the
+// others.
 template <class T>
 void predict_tile(const Forest& forest, const Channels<const float>& own, long n_own,
                   const Channels<const float>& extra, const long shape[3], const Channels<T>& out) {
-  constexpr long kPacket = Forest::kPacket;
+  constexpr long kPacket = Forest::kPacket, kRun = Forest::kRun;
   const long n_features = forest.n_features(), n_classes = forest.n_classes();
-  std::vector<float> packet(n_features * kPacket), proba(n_classes * kPacket);
+  std::vector<float> packets(kRun * n_features * kPacket), proba(kRun * n_classes * kPacket);
   Forest::Scratch scratch(forest);
   for (long z = 0; z < shape[0]; z += 4)
     for (long y = 0; y < shape[1]; y += 4)
-      for (long x = 0; x < shape[2]; x += 4) {
+      for (long x = 0; x < shape[2]; x += 4 * kRun) {
         const long last[3] = {std::min(4L, shape[0] - z) - 1, std::min(4L, shape[1] - y) - 1,
-                              std::min(4L, shape[2] - x) - 1};
+                              std::min(4 * kRun, shape[2] - x) - 1};
+        const long n_bricks = last[2] / 4 + 1;
         for (long f = 0; f < n_features; ++f) {
           const Channels<const float>& from = f < n_own ? own : extra;
-          gather(from.row(f < n_own ? f : f - n_own, z, y) + x, from.stride_z, from.stride_y, last,
-                 packet.data() + f * kPacket);
+          gather(from.row(f < n_own ? f : f - n_own, z, y) + x, from.stride_z, from.stride_y, last, n_bricks,
+                 packets.data() + f * kPacket, n_features * kPacket);
         }
-        forest.predict_packet(packet.data(), proba.data(), scratch);
+        forest.predict_packets(packets.data(), n_bricks, proba.data(), scratch);
         for (long k = 0; k < n_classes; ++k)
           for (long dz = 0; dz <= last[0]; ++dz)
             for (long dy = 0; dy <= last[1]; ++dy)
               for (long dx = 0; dx <= last[2]; ++dx)
-                out.row(k, z + dz, y + dy)[x + dx] = stored<T>(proba[k * kPacket + dz * 16 + dy * 4 + dx]);
+                out.row(k, z + dz, y + dy)[x + dx] =
+                    stored<T>(proba[(dx / 4 * n_classes + k) * kPacket + dz * 16 + dy * 4 + dx % 4]);
       }
 }
 

@@ -6,7 +6,7 @@
 // Samples run in packets of 64, a brick of 4 x 4 x 4 voxels: a node is compared once for all 64 and sends a mask of
 // lanes left and right. Neighbouring voxels mostly agree, so a packet visits a few times fewer nodes than its voxels
 // would. Some trees go down together, level by level: their visits do not depend on each other, so none waits for the
-// one before. Cost, 100 trees, one AVX2 core: 0.5 to 1.5 us a voxel, by the depth of the trees (benchmarks/forest.md).
+// one before. Cost, 100 trees, one AVX2 core: 0.45 to 1.2 us a voxel, by the depth of the trees (benchmarks/forest.md).
 #pragma once
 
 #include <cstdint>
@@ -38,15 +38,17 @@ class Forest {
   static constexpr long kPacket = 64;
   static constexpr int kMaxClasses = 255, kMaxFeatures = 255;
   static constexpr long kTogether = 25;  // trees that go down together
+  static constexpr long kRun = 8;        // packets that they serve in turn, while their nodes are in the caches
 
-  // What one packet needs on its way; one a thread. The lanes of a tree's arrivals are disjoint: 64 a tree at most.
+  // What a run of packets needs on its way; one a thread. The lanes of a tree's arrivals are disjoint: 64 a tree at
+  // most.
   struct Scratch {
     explicit Scratch(const Forest& forest);
 
     std::vector<Arrival> here, next, leaves;
     std::vector<std::uint32_t> reached;  // [tree][64]: leaf rows, when some leaf is not pure
-    std::vector<double> sums;            // [64][leaf_stride]
-    std::vector<std::uint8_t> counts;    // [n_classes][64]: votes, when every leaf is pure
+    std::vector<double> sums;            // [packet][64][leaf_stride]
+    std::vector<std::uint8_t> counts;    // [packet][n_classes][64]: votes, when every leaf is pure
     std::vector<std::uint32_t> totals;
   };
 
@@ -58,12 +60,12 @@ class Forest {
   int n_classes() const { return n_classes_; }
   int n_features() const { return n_features_; }
 
-  // One packet: features [n_features][64] -> out [n_classes][64].
-  void predict_packet(const float* features, float* out, Scratch& scratch) const;
+  // At most kRun packets: features [packet][n_features][64] -> out [packet][n_classes][64].
+  void predict_packets(const float* features, long n_packets, float* out, Scratch& scratch) const;
 
  private:
-  void vote(const float* features, float* out, Scratch& scratch) const;
-  void average(const float* features, float* out, Scratch& scratch) const;
+  void vote(const float* features, long n_packets, float* out, Scratch& scratch) const;
+  void average(const float* features, long n_packets, float* out, Scratch& scratch) const;
 
   std::vector<Branch> branches_;
   std::vector<std::int32_t> roots_;  // as Branch::child

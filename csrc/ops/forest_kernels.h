@@ -116,14 +116,14 @@ static inline __attribute__((always_inline)) const Arrival* walk_packet(const Br
 }
 
 static void vote(const Branch* branches, const std::int32_t* roots, long n_trees, const float* features,
-                 Forest::Scratch& scratch) {
+                 Forest::Scratch& scratch, std::uint8_t* counts) {
   const Arrival* end = walk_packet(branches, roots, n_trees, features, scratch);
   for (const Arrival* leaf = scratch.leaves.data(); leaf < end; ++leaf)
-    count_votes(scratch.counts.data() + ~leaf->at * Forest::kPacket, leaf->lanes);
+    count_votes(counts + ~leaf->at * Forest::kPacket, leaf->lanes);
 }
 
 static void add(const Branch* branches, const std::int32_t* roots, long n_trees, const double* leaves, long stride,
-                const float* features, Forest::Scratch& scratch) {
+                const float* features, Forest::Scratch& scratch, double* sums) {
   typedef double Four __attribute__((vector_size(32), aligned(8), may_alias));
   const Arrival* end = walk_packet(branches, roots, n_trees, features, scratch);
   for (const Arrival* leaf = scratch.leaves.data(); leaf < end; ++leaf) {
@@ -135,7 +135,7 @@ static void add(const Branch* branches, const std::int32_t* roots, long n_trees,
   }
   for (long lane = 0; lane < Forest::kPacket; ++lane)
     for (long k = 0; k < stride; k += 4) {
-      Four& sum = *reinterpret_cast<Four*>(scratch.sums.data() + lane * stride + k);
+      Four& sum = *reinterpret_cast<Four*>(sums + lane * stride + k);
       Four total = sum;
       for (long t = 0; t < n_trees; ++t)
         total += *reinterpret_cast<const Four*>(leaves + scratch.reached[t * Forest::kPacket + lane] * stride + k);
