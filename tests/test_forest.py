@@ -170,7 +170,10 @@ def sample_forest(n_features, n_classes=3, n_trees=11, **grown):
     return RandomForestClassifier(n_trees, random_state=0, n_jobs=1, **grown).fit(x, y)
 
 
-@pytest.mark.parametrize("shape", [(5, 6, 7), (4, 8, 12), (2, 3, 32), (3, 2, 67), (1, 9, 10), (9, 1, 10), (9, 10, 1), (1, 1, 1), (3, 17, 130)])
+@pytest.mark.parametrize(
+    "shape",
+    [(5, 6, 7), (4, 8, 12), (2, 3, 32), (3, 2, 67), (1, 9, 10), (9, 1, 10), (9, 10, 1), (1, 1, 1), (3, 17, 130)],
+)
 @pytest.mark.parametrize("grown", [{}, {"max_depth": 4}], ids=["pure", "mixed"])
 def test_channels_are_their_rows(shape, grown):
     made = PixelClassifier.from_sklearn(sample_forest(5, **grown), n_threads=2)
