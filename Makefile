@@ -47,6 +47,7 @@ pictures: setup
 bench: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]' --no-build-isolation
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/scaling.py --paper-size
 
 # No set-up: a machine with a card may have no network. See benchmarks/gpu.sh.
 gpu:

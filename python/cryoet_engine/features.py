@@ -111,14 +111,15 @@ class FeatureSpec:
     def _layout(self) -> list[tuple[str, float, int]]:
         """(filter, scale, channels) in order."""
         return [
-            (name, scale, 1 if name not in _EIGENVALUES else 2 if scale in self._planar_scales else 3)
+            (name, scale, 1 if name not in _EIGENVALUES else 2 if scale in self.planar_scales else 3)
             for name in self.filters
             for scale in self.scales
             if _exists(name, scale) and (self.only is None or (name, scale) in self.only)
         ]
 
     @property
-    def _planar_scales(self) -> tuple[float, ...]:
+    def planar_scales(self) -> tuple[float, ...]:
+        """Scales that are filtered slice by slice."""
         return self.planar if isinstance(self.planar, tuple) else ()
 
     @cached_property
@@ -154,7 +155,7 @@ class FeatureSpec:
             first += width
         return _core.FeaturePlan(
             two_stage=self.compat == "ilastik", offset=offset, sigmas=scales, channels=channels,
-            planar=[scale in self._planar_scales for scale in scales], n_channels=first,
+            planar=[scale in self.planar_scales for scale in scales], n_channels=first,
         )  # fmt: skip
 
 

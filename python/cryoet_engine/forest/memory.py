@@ -81,11 +81,13 @@ class BlockCost:
         padded = math.prod(min(n + 2 * spec.halo, whole) for n, whole in zip(core, shape, strict=True))
         voxels = math.prod(core)
         cost = 4 * padded + _reading_bytes(source, padded)
-        if spec.compat == "ilastik":
-            scales = len({scale for _, scale in spec.channel_sources})
-            cost += 4 * (_PASSES * padded + scales * math.prod(n + 2 * _MARGIN for n in core))
-        else:
-            cost += 4 * (_PASSES_AT_OWN_SCALE * padded + spec.n_channels * voxels)
+        # Channels that no sweep makes on the fly are all kept until the block is done.
+        kept = sum(spec.compat != "ilastik" or scale in spec.planar_scales for _, scale in spec.channel_sources)
+        if kept:
+            cost += 4 * (_PASSES_AT_OWN_SCALE * padded + kept * voxels)
+        swept = {scale for _, scale in spec.channel_sources} - set(spec.planar_scales)
+        if spec.compat == "ilastik" and swept:
+            cost += 4 * (_PASSES * padded + len(swept) * math.prod(n + 2 * _MARGIN for n in core))
         tiles = math.prod(-(-n // tile) for n, tile in zip(core, _TILE, strict=True))
         tile = math.prod(min(-(-n // 16) * 16, side) for n, side in zip(core, _TILE, strict=True))
         cost += 4 * min(_threads(source.n_threads), tiles) * source.n_channels * tile
