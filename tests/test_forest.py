@@ -14,6 +14,7 @@ from cryoet_engine import FeatureSpec, PixelClassifier, Volume, _core, feature_s
 from cryoet_engine._checks import FileFormatError, InputError
 from cryoet_engine.io import create_segmentation, read, read_volume
 from cryoet_engine.volume import quantise
+from reference import features as oracle
 
 SMALL = FeatureSpec(filters=("GaussianSmoothing", "HessianOfGaussianEigenvalues"), scales=(0.7, 1.6))
 
@@ -502,11 +503,30 @@ def test_other_files_are_refused(trained, tmp_path):
 # ---- the real tomogram
 
 
-def test_the_lysosomes_membrane_is_found_in_slices_without_strokes(test_data):
-    """The acceptance case: circle about (y 139, x 82), radius 64, slices 48 to 75 that bear no strokes."""
+@pytest.fixture(scope="module")
+def lysosome(test_data):
+    """The tomogram, its strokes, and a forest of a hundred trees."""
     folder = test_data / "lysosome"
     tomogram, marks = (read_volume(folder / f"lysosome_bin2{end}") for end in (".mrc", "_scribbles.mrc.gz"))
-    forest = PixelClassifier(100).fit(tomogram, marks, classes=["background", "membrane", "particles", "lumen"])
+    classes = ["background", "membrane", "particles", "lumen"]
+    return tomogram, marks, PixelClassifier(100).fit(tomogram, marks, classes=classes)
+
+
+def test_float32_features_flip_no_answers(lysosome):
+    """Features in float64, rounded at the end, give the same answers: all but 0.01 %, asks the issue."""
+    tomogram, _, forest = lysosome
+    crop = np.ascontiguousarray(tomogram.data[50:74, 90:154, 40:104], np.float32)
+    truth, _ = oracle.feature_stack(crop, "ilastik")
+    found = forest.predict_channels(feature_stack(crop, offset=forest.training.offset))
+    exact = forest.predict_channels(truth.astype(np.float32))
+    flips = np.count_nonzero(found.argmax(axis=0) != exact.argmax(axis=0))
+    assert flips <= 5  # of 98 304; measured 0, and 1 of 840 000 on a larger part
+    assert np.abs(found - exact).mean() < 1e-5  # measured 1.4e-6
+
+
+def test_the_lysosomes_membrane_is_found_in_slices_without_strokes(lysosome):
+    """The acceptance case: circle about (y 139, x 82), radius 64, slices 48 to 75 that bear no strokes."""
+    tomogram, marks, forest = lysosome
     assert forest.oob_error < 0.05  # measured 0.019
 
     # Only what is looked at, and the halo that its features depend on.
