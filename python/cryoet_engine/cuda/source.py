@@ -20,6 +20,11 @@ def source_names() -> list[str]:
     return sorted(entry.name.removesuffix(".cu") for entry in folder.iterdir() if entry.name.endswith(".cu"))
 
 
+def _read(file: str) -> str:
+    folder, name = file.split("/")
+    return resources.files("cryoet_engine.csrc").joinpath(folder).joinpath(name).read_text("utf-8")
+
+
 @cache
 def compose(name: str) -> str:
     """One self-contained source: our headers put in, each once; those of the system left out, NVRTC has none.
@@ -31,7 +36,7 @@ def compose(name: str) -> str:
 
     def expand(file: str) -> list[str]:
         seen.add(file)
-        text = resources.files("cryoet_engine.csrc").joinpath(*file.split("/")).read_text("utf-8")
+        text = _read(file)
         out = [f'#line 1 "{file}"']
         for number, line in enumerate(text.splitlines(), 1):
             include = _INCLUDE.match(line)
@@ -50,5 +55,4 @@ def compose(name: str) -> str:
 
 def kernel_names(name: str) -> list[str]:
     """The kernels of a file, in its order of definition."""
-    text = resources.files("cryoet_engine.csrc").joinpath("ops", f"{name}.cu").read_text("utf-8")
-    return _KERNEL.findall(text)
+    return _KERNEL.findall(_read(f"ops/{name}.cu"))
