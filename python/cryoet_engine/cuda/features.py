@@ -220,7 +220,7 @@ class FeatureLaunches:
         yield from self._separable(self.volume, (taps, taps, taps), (0, 0, 0), smoothed)
         job = StageTwo(
             smoothed.job, triple(self._length), triple(self.core.start), triple(self.core.shape), _PLANES,
-            StageTaps.from_buffer_copy(_core.stage_taps(sigma)), self.plan.offset, self.channels.stride,
+            StageTaps.from_buffer_copy(_core.stage_taps(sigma).tobytes()), self.plan.offset, self.channels.stride,
             *(self.channels.of(c) for c in channel),
         )  # fmt: skip
         z, y, x = self.core.shape
@@ -263,7 +263,9 @@ class FeatureLaunches:
             return done[orders].address if orders in done else 0
 
         n = self.core.voxels
-        job = Combination(gauss=address((0, 0, 0)), narrow=narrow.address if narrow else 0, offset=self.plan.offset, n=n)
+        job = Combination(
+            gauss=address((0, 0, 0)), narrow=narrow.address if narrow else 0, offset=self.plan.offset, n=n
+        )
         job.gradient[:] = [address(orders) for orders in _FIRST]
         job.second[:] = [address(orders) for orders in _SECOND if max(orders) == 2]
         job.smoothed, job.laplacian, job.magnitude, job.difference = (self.channels.of(c) for c in channel[:4])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -173,7 +173,7 @@ class _Lane:
 
 def classified(
     device: Device, source: Source, tables: CardTables, parts: Sequence[Block], kind: np.dtype[Any]
-) -> Iterator[tuple[Block, npt.NDArray[Any]]]:
+) -> Generator[tuple[Block, npt.NDArray[Any]], None, None]:
     """Each block with its probabilities (class, z, y, x), stored as `kind`, in order.
 
     What is yielded is overwritten after the next turn. Closing the iterator ends what is in flight and frees all.
@@ -198,7 +198,7 @@ def classified(
         for lane in lanes:
             read_next(lane)
         while reading or flying:
-            # What has been read goes on its way; what is still being read is waited for while the card has little to do.
+            # What has been read goes on its way; what is being read is waited for while the card has little to do.
             if reading and (len(flying) < max(len(lanes) - 1, 1) or reading[0][2].done()):
                 lane, part, done = reading.popleft()
                 done.result()
