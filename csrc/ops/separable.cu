@@ -10,6 +10,7 @@
 // neighbours share.
 #include "core/field.h"
 #include "voxel/mirror.h"
+#include "voxel/sym_eigen2.h"
 #include "voxel/sym_eigen3.h"
 
 namespace cryoet {
@@ -171,6 +172,19 @@ extern "C" __global__ void __launch_bounds__(256) symmetric_eigenvalues(Eigenval
              job.out[0][i], job.out[1][i], job.out[2][i]);
 }
 
+struct Eigenvalues2 {
+  const float* tensor[3];  // yy, yx, xx
+  float* out[2];           // descending
+  long long n;
+};
+
+// Of what is filtered slice by slice.
+extern "C" __global__ void __launch_bounds__(256) symmetric_eigenvalues_2(Eigenvalues2 job) {
+  const long long i = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
+  if (i >= job.n) return;
+  sym_eigen2(job.tensor[0][i], job.tensor[1][i], job.tensor[2][i], job.out[0][i], job.out[1][i]);
+}
+
 struct Product {
   const float *a, *b;
   float* out;
@@ -182,11 +196,12 @@ extern "C" __global__ void __launch_bounds__(256) multiply(Product job) {
   if (i < job.n) job.out[i] = job.a[i] * job.b[i];
 }
 
-// Channels that are sums of derivatives; an output that is null is not wanted, and nor are its inputs then.
+// Channels that are sums of derivatives; an output that is null is not wanted, and nor are its inputs then. What is
+// filtered slice by slice has no derivatives along z: gradient[0] and second[0] are null.
 struct Combination {
   const float* gauss;        // for smoothed and difference
   const float* narrow;       // Gaussian of the smaller sigma, for difference
-  const float* gradient[3];  // for magnitude
+  const float* gradient[3];  // along z, y, x, for magnitude
   const float* second[3];    // zz, yy, xx, for laplacian
   float *smoothed, *laplacian, *magnitude, *difference;
   float offset;  // added to smoothed
@@ -197,10 +212,14 @@ extern "C" __global__ void __launch_bounds__(256) combine(Combination job) {
   const long long i = static_cast<long long>(blockIdx.x) * 256 + threadIdx.x;
   if (i >= job.n) return;
   if (job.smoothed) job.smoothed[i] = job.gauss[i] + job.offset;
-  if (job.laplacian) job.laplacian[i] = job.second[0][i] + job.second[1][i] + job.second[2][i];
+  if (job.laplacian) {
+    const float yy = job.second[1][i];
+    job.laplacian[i] = (job.second[0] ? job.second[0][i] + yy : yy) + job.second[2][i];
+  }
   if (job.magnitude) {
-    const float a = job.gradient[0][i], b = job.gradient[1][i], c = job.gradient[2][i];
-    job.magnitude[i] = sqrtf(a * a + b * b + c * c);
+    const float y = job.gradient[1][i], x = job.gradient[2][i];
+    const float z = job.gradient[0] ? job.gradient[0][i] : 0.0f;
+    job.magnitude[i] = sqrtf(z * z + y * y + x * x);
   }
   if (job.difference) job.difference[i] = job.gauss[i] - job.narrow[i];
 }

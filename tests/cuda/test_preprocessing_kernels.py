@@ -3,83 +3,26 @@
 
 from __future__ import annotations
 
-import ctypes
-import re
-import subprocess
-from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import pytest
+from emulation.structures import (
+    I3,
+    BilateralFilter,
+    Histogram,
+    KeyCount,
+    TileApplication,
+    TileCount,
+    TileMapping,
+    across,
+    bins,
+    field,
+)
 
 from cryoet_engine import _core, filters, intensity
 
-ROOT = Path(__file__).parents[2]
 THREADS = (256, 1, 1)
-I3 = ctypes.c_int * 3
-POINTER = ctypes.c_void_p
-LONG = ctypes.c_long
-
-
-def structure(name: str, **fields: type) -> type[ctypes.Structure]:
-    return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
-
-
-Field = structure("Field", data=POINTER, start=I3, shape=I3)
-Bins = structure("Bins", low=ctypes.c_double, high=ctypes.c_double, scale=ctypes.c_double, n_bins=LONG)
-BilateralFilter = structure(
-    "BilateralFilter", source=Field, out=Field, spatial=POINTER, length=I3, radius=ctypes.c_int, factor=ctypes.c_float
-)
-Histogram = structure("Histogram", voxels=POINTER, n_voxels=ctypes.c_longlong, bins=Bins, counts=POINTER)
-KeyCount = structure("KeyCount", voxels=POINTER, n_voxels=ctypes.c_longlong, row_of=POINTER, counts=POINTER)
-TileCount = structure("TileCount", planes=Field, length=I3, tile=I3, tiles=I3, bins=Bins, counts=POINTER)
-TileMapping = structure("TileMapping", counts=POINTER, maps=POINTER, n_tiles=LONG, n_bins=LONG, voxels=LONG, clip=LONG)
-TileApplication = structure("TileApplication", block=Field, out=POINTER, tile=I3, tiles=I3, bins=Bins, maps=POINTER)
-
-
-def field(data, start=(0, 0, 0)):
-    return Field(data.ctypes.data, I3(*start), I3(*data.shape))
-
-
-def bins(low, high, n):
-    return Bins(low, high, n / (high - low), n)
-
-
-def across(n, step):
-    return -(-n // step)
-
-
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory) -> Callable[[str], Callable]:
-    """kernels("bilateral")("bilateral", grid, block, shared bytes, job) runs a kernel of csrc/ops/bilateral.cu."""
-    folder = tmp_path_factory.mktemp("emulated")
-    built: dict[str, ctypes.CDLL] = {}
-
-    def library(name: str) -> ctypes.CDLL:
-        if name not in built:
-            text = (ROOT / "csrc" / "ops" / f"{name}.cu").read_text()
-            found = re.findall(r"__global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(", text)
-            source = folder / f"{name}.cpp"
-            lines = ['#include "emulation.h"', f'#include "ops/{name}.cu"', "using namespace cryoet;"]
-            source.write_text("\n".join([*lines, *(f"EMULATED_KERNEL({one})" for one in found), ""]))
-            includes = [f"-I{ROOT / 'tests' / 'cuda' / 'emulation'}", f"-I{ROOT / 'csrc'}"]
-            flags = ["-std=c++17", "-O1", "-ffp-contract=fast", "-fPIC", "-shared", *includes]
-            subprocess.run(["g++", *flags, source, "-o", folder / f"{name}.so"], check=True)
-            built[name] = ctypes.CDLL(str(folder / f"{name}.so"))
-        return built[name]
-
-    def of(name: str) -> Callable:
-        def launch(kernel, grid, block, shared, job, seed=0):
-            error = ctypes.create_string_buffer(300)
-            three = ctypes.c_uint * 3
-            call = getattr(library(name), f"launch_{kernel}")
-            values = (POINTER * 1)(ctypes.addressof(job))
-            failed = call(three(*grid), three(*block), ctypes.c_size_t(shared), ctypes.c_uint(seed), values, error, 300)
-            assert not failed, error.value.decode()
-
-        return launch
-
-    return of
 
 
 def noise(shape, seed=0):
@@ -98,7 +41,7 @@ def test_bilateral(kernels, shape, sigma_vox, sigma_range, seed):
     factor = np.sqrt(0.5 * np.log2(np.e)) / sigma_range
     job = BilateralFilter(field(v), field(out), spatial.ctypes.data, I3(*shape), r, factor)
     grid = (across(shape[2], 32), across(shape[1], 8), shape[0])
-    kernels("bilateral")("bilateral", grid, (32, 8, 1), 4 * (8 + 2 * r) * (32 + 2 * r), job, seed)
+    kernels.launch("bilateral", "bilateral", grid, (32, 8, 1), 4 * (8 + 2 * r) * (32 + 2 * r), job, seed=seed)
     truth = filters.bilateral(v, sigma_vox=sigma_vox, sigma_range=sigma_range)
     assert np.abs(out - truth).max() < 1e-6  # measured 2.4e-7
 
@@ -109,23 +52,23 @@ def test_histogram(kernels, kernel, n_bins):
     v[0, 0, :3] = np.nan, np.inf, -np.inf
     counts = np.zeros(n_bins, np.uint64)
     job = Histogram(v.ctypes.data, v.size, bins(-2, 2.5, n_bins), counts.ctypes.data)
-    kernels("histogram")(kernel, (3, 1, 1), THREADS, 4 * n_bins if kernel == "histogram" else 0, job, 2)
+    shared = 4 * n_bins if kernel == "histogram" else 0
+    kernels.launch("histogram", kernel, (3, 1, 1), THREADS, shared, job, seed=2)
     assert np.array_equal(counts, intensity.histogram(v, n_bins, (-2, 2.5)))
 
 
 def test_keys(kernels):
     v = noise((7, 23, 31), 1)
     upper, truth = np.zeros(1 << 16, np.uint64), np.zeros(1 << 16, np.int64)
-    kernels("histogram")(
-        "count_upper_keys", (2, 1, 1), THREADS, 0, KeyCount(v.ctypes.data, v.size, None, upper.ctypes.data)
-    )
+    job = KeyCount(v.ctypes.data, v.size, None, upper.ctypes.data)
+    kernels.launch("histogram", "count_upper_keys", (2, 1, 1), THREADS, 0, job)
     _core.count_upper_keys(v, truth, 1)
     assert np.array_equal(upper, truth)
     row_of = np.full(1 << 16, -1, np.int32)
     row_of[np.argsort(truth)[-2:]] = (0, 1)
     lower, truth = np.zeros((2, 1 << 16), np.uint64), np.zeros((2, 1 << 16), np.int64)
     job = KeyCount(v.ctypes.data, v.size, row_of.ctypes.data, lower.ctypes.data)
-    kernels("histogram")("count_lower_keys", (2, 1, 1), THREADS, 0, job)
+    kernels.launch("histogram", "count_lower_keys", (2, 1, 1), THREADS, 0, job)
     _core.count_lower_keys(v, row_of, truth, 1)
     assert truth.sum() > 0
     assert np.array_equal(lower, truth)
@@ -145,14 +88,14 @@ TILES = [
 @pytest.mark.parametrize("kernel", ["count_tiles", "count_tiles_far"])
 @pytest.mark.parametrize(("shape", "tile"), TILES)
 def test_clahe(kernels, shape, tile, kernel):
-    v, n_bins, clip_limit, launch = noise(shape, 2), 64, 0.05, kernels("clahe")
+    v, n_bins, clip_limit, launch = noise(shape, 2), 64, 0.05, partial(kernels.launch, "clahe")
     tile = tuple(map(min, tile, shape))
     grid = tuple(map(across, shape, tile))
     counts, grey = np.zeros((*grid, n_bins), np.int32), bins(-2, 2.5, n_bins)
     for z in range(0, shape[0], 3):  # slabs that end within tiles
         planes = np.ascontiguousarray(v[z : z + 3])
         job = TileCount(field(planes, (z, 0, 0)), I3(*shape), I3(*tile), I3(*grid), grey, counts.ctypes.data)
-        launch(kernel, grid[::-1], THREADS, 4 * n_bins if kernel == "count_tiles" else 0, job, 1)
+        launch(kernel, grid[::-1], THREADS, 4 * n_bins if kernel == "count_tiles" else 0, job, seed=1)
     truth = np.zeros_like(counts)
     _core.count_tiles(v, 0, shape, tile, (-2, 2.5), truth, 1)
     assert np.array_equal(counts, truth)

@@ -2,9 +2,11 @@
 // Runs CUDA kernels on the CPU: included before a .cu file, which g++ then compiles as it is.
 //
 // A block's threads are fibres of one OS thread that take turns: each runs until it meets a barrier (or a warp
-// operation), ends, and so on; blocks run one after another. The order of turns is first to last, or random by seed: a
-// kernel that lacks a barrier then computes something else. A barrier that not all threads reach, or that two threads
-// reach in different places, is an error. Not shown: true races within one turn, limits of registers, speed.
+// operation) or ends, then the next; blocks run one after another. The order of turns is first to last, or random by
+// seed: a kernel that lacks a barrier then computes something else. A barrier that not all threads reach, or that two
+// threads reach in different places, is an error. Shared memory is filled with rubbish before each block. With
+// AddressSanitizer a read or write beyond an array is an error, too. Not shown: races within one turn, limits of
+// registers, speed.
 #pragma once
 
 #include <sys/mman.h>
@@ -15,6 +17,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <mutex>
 #include <numeric>
 #include <random>
 #include <string>
@@ -29,7 +32,15 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
-#define __shared__ static thread_local
+// Static shared memory lies in a section of its own, which is filled with rubbish before each block; AddressSanitizer
+// guards the ends of arrays in the usual sections only.
+#ifdef __SANITIZE_ADDRESS__
+#define __shared__ static
+#else
+#define __shared__ static __attribute__((section("cryoet_shared")))
+extern "C" char __start_cryoet_shared[] __attribute__((weak, visibility("hidden")));
+extern "C" char __stop_cryoet_shared[] __attribute__((weak, visibility("hidden")));
+#endif
 #define __constant__ static
 #define __launch_bounds__(...)
 #define CRYOET_DYNAMIC_SHARED(type, name) type* name = static_cast<type*>(emulation::dynamic_shared())
@@ -223,12 +234,26 @@ inline bool release() {
   return moved;
 }
 
+// Shared memory holds no promise at the start of a block.
+inline void spoil_shared(std::size_t dynamic) {
+  constexpr char rubbish = static_cast<char>(0xCB);
+  machine.dynamic.assign(dynamic, rubbish);
+  machine.dynamic.shrink_to_fit();  // its end is where AddressSanitizer takes it to be
+#ifndef __SANITIZE_ADDRESS__
+  std::fill(__start_cryoet_shared, __stop_cryoet_shared, rubbish);
+#endif
+}
+
+inline std::mutex one_launch;  // at a time: shared memory is there once
+
 // All blocks of a launch. seed 0: threads take turns in order; else in an order drawn anew for each round.
 inline bool run(dim3 grid, dim3 block, std::size_t shared, unsigned seed, void (*body)(void*), void* argument) {
+  const std::lock_guard<std::mutex> alone(one_launch);
   Machine& m = machine;
   m.error.clear();
   m.n_threads = block.x * block.y * block.z;
-  if (m.n_threads < 1 || m.n_threads > kMaxThreads) return fail("a block has 1 to 1024 threads");
+  if (m.n_threads < 1 || m.n_threads > kMaxThreads || block.z > 64)
+    return fail("a block has 1 to 1024 threads, and at most 64 along z");
   if (grid.x < 1 || grid.y < 1 || grid.z < 1 || grid.y > 65535 || grid.z > 65535)
     return fail("a grid has at least one block, and at most 65535 along y and z");
   if (m.stacks == nullptr) {
@@ -242,11 +267,11 @@ inline bool run(dim3 grid, dim3 block, std::size_t shared, unsigned seed, void (
   std::mt19937 random(seed);
   std::vector<unsigned> turn(m.n_threads);
   std::iota(turn.begin(), turn.end(), 0u);
-  for (unsigned b = 0; b < grid.x * grid.y * grid.z; ++b) {
-    // Shared memory holds no promise at the start of a block.
-    m.dynamic.assign(shared, static_cast<char>(0xCB));
-    m.dynamic.shrink_to_fit();
-    indices = {{}, {b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y}, block, grid};
+  const unsigned long long blocks = 1ull * grid.x * grid.y * grid.z;
+  for (unsigned long long b = 0; b < blocks; ++b) {
+    spoil_shared(shared);
+    const auto part = [](unsigned long long i) { return static_cast<unsigned>(i); };
+    indices = {{}, {part(b % grid.x), part(b / grid.x % grid.y), part(b / grid.x / grid.y)}, block, grid};
     for (unsigned i = 0; i < m.n_threads; ++i) {
       prepare(i);
       m.fibres[i].index = {i % block.x, i / block.x % block.y, i / block.x / block.y};
