@@ -8,51 +8,15 @@ for gives wrong numbers. Fresh memory is full of NaN, and every allocation is co
 from __future__ import annotations
 
 import ctypes
-import os
 import random
-import subprocess
-import tempfile
 from collections import deque
-from functools import cache
-from pathlib import Path
 
 import numpy as np
+from emulation.launcher import Emulation
 
 from cryoet_engine.cuda.device import CardArray, Launch
-from cryoet_engine.cuda.source import kernel_names
 
-ROOT = Path(__file__).parents[2]
 _GUARD = 64  # bytes behind every allocation, which nobody may touch
-_folder = tempfile.TemporaryDirectory(prefix="cryoet_emulated_")
-
-
-@cache
-def library(name: str) -> ctypes.CDLL:
-    """csrc/ops/NAME.cu, compiled for the emulation; once a session."""
-    source, built = Path(_folder.name) / f"{name}.cpp", Path(_folder.name) / f"{name}.so"
-    lines = ['#include "emulation.h"', f'#include "ops/{name}.cu"', "using namespace cryoet;"]
-    source.write_text("\n".join([*lines, *(f"EMULATED_KERNEL({one})" for one in kernel_names(name)), ""]))
-    includes = [f"-I{ROOT / 'tests' / 'cuda' / 'emulation'}", f"-I{ROOT / 'csrc'}"]
-    flags = ["-std=c++17", "-O1", "-ffp-contract=fast", "-fPIC", "-shared", *includes]
-    subprocess.run([os.environ.get("CXX", "c++"), *flags, source, "-o", built], check=True)
-    return ctypes.CDLL(str(built))
-
-
-def structure_size(file: str, kernel: str) -> int:
-    """Of the structure that a kernel takes, as C++ sees it."""
-    sizes = (ctypes.c_int * 8)()
-    assert getattr(library(file), f"sizes_{kernel}")(sizes) == 1
-    return sizes[0]
-
-
-def run(launch: Launch, seed: int = 0) -> None:
-    """Every thread of a launch."""
-    error, three = ctypes.create_string_buffer(300), ctypes.c_uint * 3
-    call = getattr(library(launch.file), f"launch_{launch.kernel}")
-    values = (ctypes.c_void_p * 1)(ctypes.addressof(launch.job))
-    shared, seed_ = ctypes.c_size_t(launch.shared), ctypes.c_uint(seed)
-    failed = call(three(*launch.grid), three(*launch.block), shared, seed_, values, error, 300)
-    assert not failed, f"{launch.kernel}: {error.value.decode()}"
 
 
 class CudaArray(np.ndarray):
@@ -92,8 +56,8 @@ class EmulatedDevice:
     name = "emulated"
     shared_bytes = 96 << 10
 
-    def __init__(self, seed: int = 0, capacity: int = 1 << 30) -> None:
-        self.seed, self.capacity = seed, capacity
+    def __init__(self, kernels: Emulation, seed: int = 0, capacity: int = 1 << 30) -> None:
+        self.kernels, self.seed, self.capacity = kernels, seed, capacity
         self.held: list[Memory] = []
         self.peak = 0
         self.launches: list[str] = []
@@ -127,7 +91,8 @@ class EmulatedDevice:
     def launch(self, launch: Launch, stream: Stream) -> None:
         assert launch.shared <= self.shared_bytes
         self.launches.append(launch.kernel)
-        stream.queue.append(lambda: run(launch, self.seed))
+        where = (launch.file, launch.kernel, launch.grid, launch.block, launch.shared)
+        stream.queue.append(lambda: self.kernels.launch(*where, launch.job, seed=self.seed))
 
     def mark(self, stream: Stream) -> Event:
         event = Event(passed=False)

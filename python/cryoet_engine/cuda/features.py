@@ -8,9 +8,10 @@ through it without a card tells how much memory and which filter taps it takes: 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import combinations_with_replacement, product
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from .structures import (
     Combination,
     Convolution,
     Eigenvalues,
+    Eigenvalues2,
     Field,
     Product,
     StageTaps,
@@ -142,15 +144,15 @@ def convolution(
     return Launch("separable", name, grid, (32, 8, 1), job)
 
 
-def _voxelwise(kernel: str, job: Eigenvalues | Product | Combination, n: int) -> Launch:
+def _voxelwise(kernel: str, job: Eigenvalues | Eigenvalues2 | Product | Combination, n: int) -> Launch:
     return Launch("separable", kernel, (across(n, 256), 1, 1), (256, 1, 1), job)
 
 
 def eigenvalues(tensor: Sequence[int], out: Sequence[int], n: int) -> Launch:
-    """Eigenvalues of n symmetric matrices: addresses of zz, zy, zx, yy, yx, xx, and of three results."""
-    job = Eigenvalues(n=n)
+    """Eigenvalues of n symmetric matrices, descending: addresses of the upper triangle by rows, and of the results."""
+    job = Eigenvalues(n=n) if len(out) == 3 else Eigenvalues2(n=n)
     job.tensor[:], job.out[:] = tensor, out
-    return _voxelwise("symmetric_eigenvalues", job, n)
+    return _voxelwise("symmetric_eigenvalues" if len(out) == 3 else "symmetric_eigenvalues_2", job, n)
 
 
 def multiplication(a: Field, b: Field, out: Field) -> Launch:
@@ -162,10 +164,13 @@ def _smoothing_sigma(sigma: float) -> float:
     return math.sqrt(sigma * sigma - 1.0) if sigma > 1.0 else sigma
 
 
-#: Derivatives up to the second by their orders along (z, y, x).
-_ORDERS = [(oz, oy, ox) for oz in range(3) for oy in range(3 - oz) for ox in range(3 - oz - oy)]
-_FIRST = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
-_SECOND = ((2, 0, 0), (1, 1, 0), (1, 0, 1), (0, 2, 0), (0, 1, 1), (0, 0, 2))
+def _orders(total: Iterable[int], axes: tuple[int, ...]) -> list[Triple]:
+    """Derivatives of these orders in all, by their orders along (z, y, x); along `axes` only."""
+    return [
+        (z, y, x)
+        for z, y, x in product(range(2, -1, -1), repeat=3)
+        if z + y + x in total and all(axis in axes for axis, order in enumerate((z, y, x)) if order)
+    ]
 
 
 @dataclass
@@ -190,34 +195,16 @@ class FeatureLaunches:
     def __iter__(self) -> Iterator[Launch]:
         for sigma, planar, channel in self.plan.scales:
             with self.scratch.frame():
-                if planar:
-                    yield from self._in_planes(sigma, channel)
-                elif self.plan.two_stage:
-                    yield from self._two_stage(sigma, channel)
+                if self.plan.two_stage and not planar:
+                    yield from self._sweep(sigma, channel)
                 else:
-                    yield from self._derivatives(sigma, channel)
-                    if channel[_STRUCTURE] >= 0:
-                        yield from self._structure(sigma, channel)
+                    yield from self._passes(sigma, (1, 2) if planar else (0, 1, 2), channel)
 
-    def _separable(self, source: Field, taps: Sequence[Taps], orders: Triple, out: Field) -> Iterator[Launch]:
-        """Along z, y and x into `out`, each pass over what the next ones will read."""
-        x_box = out.box.grown(taps[2].radius, self._length, (2,))
-        yx_box = x_box.grown(taps[1].radius, self._length, (1,))
-        with self.scratch.frame():
-            along_z, along_y = self.scratch.take(yx_box), self.scratch.take(x_box)
-            yield self._pass(source, 0, taps[0], orders[0], along_z)
-            yield self._pass(along_z, 1, taps[1], orders[1], along_y)
-            yield self._pass(along_y, 2, taps[2], orders[2], out)
-
-    def _pass(self, source: Field, axis: int, taps: Taps, order: int, out: Field) -> Launch:
-        offset = self.plan.offset if source is self.volume else 0.0
-        return convolution(source, axis, taps, order, out, self._length, subtract=offset)
-
-    def _two_stage(self, sigma: float, channel: Sequence[int]) -> Iterator[Launch]:
-        """Smoothing, and one sweep for all filters of the scale."""
+    def _sweep(self, sigma: float, channel: Sequence[int]) -> Iterator[Launch]:
+        """Smoothing, and one kernel for all filters of the scale."""
         smoothed = self.scratch.take(self.core.grown(_MARGIN, self._length))
         taps = self.taps.of(_smoothing_sigma(sigma), 0, _SMOOTHING_WINDOW)
-        yield from self._separable(self.volume, (taps, taps, taps), (0, 0, 0), smoothed)
+        yield from self._derivatives(self.volume, [taps], {(0, 0, 0): smoothed}, (0, 1, 2))
         job = StageTwo(
             smoothed.job, triple(self._length), triple(self.core.start), triple(self.core.shape), _PLANES,
             StageTaps.from_buffer_copy(_core.stage_taps(sigma).tobytes()), self.plan.offset, self.channels.stride,
@@ -227,70 +214,92 @@ class FeatureLaunches:
         grid = (across(x, _TILE[0]), across(y, _TILE[1]), across(z, _PLANES))
         yield Launch("features", "stage_two", grid, (32, 16, 1), job)
 
-    def _derivatives(self, sigma: float, channel: Sequence[int]) -> Iterator[Launch]:
-        """Every sum of derivatives at its own scale, from shared passes: three along z, six along y, ten along x."""
-        wanted = (
-            channel[_GAUSSIAN] >= 0 or channel[_DIFFERENCE] >= 0,
-            channel[_GRADIENT] >= 0,
-            channel[_LAPLACIAN] >= 0 or channel[_HESSIAN] >= 0,
-        )
-        taps = [self.taps.of(sigma, order, _SMOOTHING_WINDOW) for order in range(3)]
-        x_box = self.core.grown(taps[0].radius, self._length, (2,))
-        yx_box = x_box.grown(taps[0].radius, self._length, (1,))
+    def _passes(self, sigma: float, axes: tuple[int, ...], channel: Sequence[int]) -> Iterator[Launch]:
+        """Filter by filter from whole passes: at the filter's own scale, or slice by slice, or both."""
+        source, own, window = self.volume, sigma, _SMOOTHING_WINDOW
+        if self.plan.two_stage:
+            taps = self.taps.of(_smoothing_sigma(sigma), 0, _SMOOTHING_WINDOW)
+            source = self.scratch.take(self.core.grown(_MARGIN, self._length, axes))
+            yield from self._derivatives(self.volume, [taps], {(0, 0, 0): source}, axes)
+            own, window = min(sigma, 1.0), _FILTER_WINDOW
+        wanted = {
+            0: channel[_GAUSSIAN] >= 0 or channel[_DIFFERENCE] >= 0,
+            1: channel[_GRADIENT] >= 0,
+            2: channel[_LAPLACIAN] >= 0 or channel[_HESSIAN] >= 0,
+        }
         with self.scratch.frame():
-            done = {orders: self.scratch.take(self.core) for orders in _ORDERS if wanted[sum(orders)]}
-            narrow = self.scratch.take(self.core) if channel[_DIFFERENCE] >= 0 else None
-            with self.scratch.frame():
-                along_z, along_y = self.scratch.take(yx_box), self.scratch.take(x_box)
-                for oz in sorted({orders[0] for orders in done}):
-                    yield self._pass(self.volume, 0, taps[oz], oz, along_z)
-                    for oy in sorted({orders[1] for orders in done if orders[0] == oz}):
-                        yield self._pass(along_z, 1, taps[oy], oy, along_y)
-                        for orders, out in done.items():
-                            if orders[:2] == (oz, oy):
-                                yield self._pass(along_y, 2, taps[orders[2]], orders[2], out)
-            if narrow is not None:
-                inner = self.taps.of(_INNER * sigma, 0, _SMOOTHING_WINDOW)
-                yield from self._separable(self.volume, (inner, inner, inner), (0, 0, 0), narrow)
+            done = {one: self.scratch.take(self.core) for one in _orders([n for n in wanted if wanted[n]], axes)}
+            taps_of = [self.taps.of(own, order, window) for order in range(3)]
+            yield from self._derivatives(source, taps_of, done, axes)
+            narrow = None
+            if channel[_DIFFERENCE] >= 0:
+                narrow = self.scratch.take(self.core)
+                inner = self.taps.of(_INNER * own, 0, window)
+                yield from self._derivatives(source, [inner], {(0, 0, 0): narrow}, axes)
             yield self._combination(done, narrow, channel)
             if channel[_HESSIAN] >= 0:
-                yield self._eigenvalues([done[orders] for orders in _SECOND], channel[_HESSIAN])
+                yield self._eigenvalues([done[one] for one in _orders([2], axes)], channel[_HESSIAN])
+        if channel[_STRUCTURE] >= 0:
+            yield from self._structure(source, own, window, axes, channel[_STRUCTURE])
+
+    def _structure(
+        self, source: Field, sigma: float, window: float, axes: tuple[int, ...], first: int
+    ) -> Iterator[Launch]:
+        """Products of gradients, integrated: the products are what is mirrored at the border."""
+        slope = [self.taps.of(_DERIVATIVE * sigma, order, window) for order in (0, 1)]
+        integration = self.taps.of(sigma, 0, window)
+        wide = self.core.grown(integration.radius, self._length, axes)
+        with self.scratch.frame():
+            tensor = [self.scratch.take(self.core) for _ in _orders([2], axes)]
+            gradient = {one: self.scratch.take(wide) for one in _orders([1], axes)}
+            yield from self._derivatives(source, slope, gradient, axes)
+            multiplied = self.scratch.take(wide)
+            pairs = combinations_with_replacement(gradient.values(), 2)
+            for (a, b), component in zip(pairs, tensor, strict=True):
+                yield multiplication(a, b, multiplied)
+                yield from self._derivatives(multiplied, [integration], {(0, 0, 0): component}, axes)
+            yield self._eigenvalues(tensor, first)
+
+    def _derivatives(
+        self, source: Field, taps: Sequence[Taps], out: Mapping[Triple, Field], axes: tuple[int, ...]
+    ) -> Iterator[Launch]:
+        """Gaussian derivatives by their orders along (z, y, x), of one box, from shared passes.
+
+        taps: of each order, all of one radius. Each pass makes what the next ones will read.
+        """
+        if not out:
+            return
+        offset = self.plan.offset if source is self.volume else 0.0
+        x_box = next(iter(out.values())).box.grown(taps[0].radius, self._length, (2,))
+        yx_box = x_box.grown(taps[0].radius, self._length, (1,))
+        with self.scratch.frame():
+            along_y = self.scratch.take(x_box)
+            along_z = self.scratch.take(yx_box) if 0 in axes else source
+            for oz in dict.fromkeys(orders[0] for orders in out):
+                if 0 in axes:
+                    yield convolution(source, 0, taps[oz], oz, along_z, self._length, subtract=offset)
+                for oy in dict.fromkeys(orders[1] for orders in out if orders[0] == oz):
+                    subtract = 0.0 if 0 in axes else offset
+                    yield convolution(along_z, 1, taps[oy], oy, along_y, self._length, subtract=subtract)
+                    for orders, field_ in out.items():
+                        if orders[:2] == (oz, oy):
+                            yield convolution(along_y, 2, taps[orders[2]], orders[2], field_, self._length)
 
     def _combination(self, done: Mapping[Triple, Field], narrow: Field | None, channel: Sequence[int]) -> Launch:
         """Smoothed, difference, gradient magnitude and Laplacian, as far as they are wanted."""
 
-        def address(orders: Triple) -> int:
-            return done[orders].address if orders in done else 0
+        def address(*orders: int) -> int:
+            z, y, x = orders
+            return done[z, y, x].address if (z, y, x) in done else 0
 
         n = self.core.voxels
-        job = Combination(
-            gauss=address((0, 0, 0)), narrow=narrow.address if narrow else 0, offset=self.plan.offset, n=n
-        )
-        job.gradient[:] = [address(orders) for orders in _FIRST]
-        job.second[:] = [address(orders) for orders in _SECOND if max(orders) == 2]
+        job = Combination(gauss=address(0, 0, 0), narrow=narrow.address if narrow else 0, n=n)
+        job.offset = self.plan.offset
+        job.gradient[:] = [address(1, 0, 0), address(0, 1, 0), address(0, 0, 1)]
+        job.second[:] = [address(2, 0, 0), address(0, 2, 0), address(0, 0, 2)]
         job.smoothed, job.laplacian, job.magnitude, job.difference = (self.channels.of(c) for c in channel[:4])
         return _voxelwise("combine", job, n)
 
-    def _structure(self, sigma: float, channel: Sequence[int]) -> Iterator[Launch]:
-        """Products of gradients, integrated: the products are what is mirrored at the border."""
-        smooth, slope = (self.taps.of(_DERIVATIVE * sigma, order, _SMOOTHING_WINDOW) for order in (0, 1))
-        integration = self.taps.of(sigma, 0, _SMOOTHING_WINDOW)
-        with self.scratch.frame():
-            tensor = [self.scratch.take(self.core) for _ in _SECOND]
-            wide = self.core.grown(integration.radius, self._length)
-            gradient = [self.scratch.take(wide) for _ in _FIRST]
-            for orders, out in zip(_FIRST, gradient, strict=True):
-                chosen = [slope if order else smooth for order in orders]
-                yield from self._separable(self.volume, chosen, orders, out)
-            product, pairs = self.scratch.take(wide), [(a, b) for a in range(3) for b in range(a, 3)]
-            for (a, b), component in zip(pairs, tensor, strict=True):
-                yield multiplication(gradient[a], gradient[b], product)
-                yield from self._separable(product, (integration,) * 3, (0, 0, 0), component)
-            yield self._eigenvalues(tensor, channel[_STRUCTURE])
-
     def _eigenvalues(self, tensor: Sequence[Field], first: int) -> Launch:
-        out = [self.channels.of(first + k) for k in range(3)]
+        out = [self.channels.of(first + k) for k in range(3 if len(tensor) == 6 else 2)]
         return eigenvalues([one.address for one in tensor], out, self.core.voxels)
-
-    def _in_planes(self, sigma: float, channel: Sequence[int]) -> Iterator[Launch]:
-        raise NotImplementedError

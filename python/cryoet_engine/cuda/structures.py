@@ -84,6 +84,12 @@ class Eigenvalues(ctypes.Structure):
     _fields_ = (("tensor", _Pointer * 6), ("out", _Pointer * 3), ("n", _Long))
 
 
+class Eigenvalues2(ctypes.Structure):
+    """symmetric_eigenvalues_2."""
+
+    _fields_ = (("tensor", _Pointer * 3), ("out", _Pointer * 2), ("n", _Long))
+
+
 class Product(ctypes.Structure):
     """multiply."""
 
