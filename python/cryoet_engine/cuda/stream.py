@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -75,8 +75,9 @@ class _Geometry:
 
 @dataclass
 class _Sizes:
-    """Bytes that blocks take: `block`, `extra` and `out` in each lane, `scratch` once."""
+    """Bytes that blocks take: `block`, `extra` and `out` in each of the lanes, `scratch` once."""
 
+    lanes: int
     block: int = 0
     extra: int = 0
     out: int = 0
@@ -85,16 +86,16 @@ class _Sizes:
 
     def on_card(self) -> int:
         lane = aligned(self.block) + aligned(self.out)
-        return _LANES * lane + self.scratch + aligned(self.taps.n_bytes)
+        return self.lanes * lane + self.scratch + aligned(self.taps.n_bytes)
 
     def on_host(self) -> int:
         # Beside the lanes: what is being read, in its own type and as float32.
-        return _LANES * (self.block + self.extra + self.out) + 3 * self.block
+        return self.lanes * (self.block + self.extra + self.out) + 3 * self.block
 
 
-def _sizes(source: Source, tables: CardTables, kind: np.dtype[Any], parts: Iterable[Block]) -> _Sizes:
+def _sizes(source: Source, tables: CardTables, kind: np.dtype[Any], parts: Sequence[Block]) -> _Sizes:
     """Found by going through every launch, without a card."""
-    sizes = _Sizes()
+    sizes = _Sizes(min(_LANES, len(parts)))
     n_extra = source.n_channels - source.plan.n_channels
     for one in {_Geometry.of(part) for part in parts}:
         scratch = Scratch()
@@ -136,7 +137,7 @@ def card_block(
     for block in _BLOCKS:
         core = tuple(min(n or whole, whole) for n, whole in zip(block, shape, strict=True))
         z, y, x = core
-        sizes = _sizes(source, tables, kind, blocks(shape, (z, y, x), source.plan.halo))
+        sizes = _sizes(source, tables, kind, list(blocks(shape, (z, y, x), source.plan.halo)))
         on_card = sizes.on_card() + tables.n_bytes
         on_host = sizes.on_host() + output_bytes * math.prod(core)
         if on_card <= limit and (host_memory is None or on_host <= host_memory):
@@ -182,7 +183,7 @@ def classified(
     with ExitStack() as held:
         forest = held.enter_context(on_card(device, tables))
         work = _Work(device, source, forest, kind, sizes, held)
-        lanes = [_Lane(device, sizes, held) for _ in range(min(_LANES, len(parts)))]
+        lanes = [_Lane(device, sizes, held) for _ in range(sizes.lanes)]
         # Nothing is freed while a copy or a kernel may still use it; nothing is read into a lane that is gone.
         held.callback(device.synchronise)
         reader = held.enter_context(ThreadPoolExecutor(1))

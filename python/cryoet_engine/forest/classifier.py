@@ -25,6 +25,7 @@ import numpy.typing as npt
 from .. import _core
 from .._checks import file_error, input_error
 from .._progress import Progress, silent
+from ..cuda import arrays
 from ..cuda.device import Device, DeviceName, choose_device
 from ..cuda.forest import CardTables
 from ..cuda.stream import card_block, classified
@@ -237,8 +238,11 @@ class PixelClassifier:
         return self._forest
 
     def predict_rows(self, x: npt.ArrayLike) -> Float32Array:
-        """Probabilities (n, classes) of plain samples (n, features); both float32."""
+        """Probabilities (n, classes) of plain samples (n, features); both float32. On a card if they lie there."""
         forest = self._ready("predict_rows")
+        if arrays.card_array(x) is not None:
+            found: Float32Array = arrays.predict_rows(self._tables, x)
+            return found
         given = np.asarray(x)
         if given.dtype.kind not in "fiub":
             raise input_error("predict_rows", "x", expected="real numbers", got=given.dtype)
@@ -255,11 +259,15 @@ class PixelClassifier:
 
         dtype: of the result, float32, or uint8 or uint16 as `volume.quantise` stores them.
         Neighbouring voxels go through the forest together: several times faster than `predict_rows`.
+        Channels on an NVIDIA card are classified there, and the answer is a CuPy array.
 
         Errors: InputError for another number of channels or axes, and for NaN, infinite or complex values.
         """
         forest = self._ready("predict_channels")
         kind = probability_type(dtype, "predict_channels")
+        if arrays.card_array(channels) is not None:
+            found: npt.NDArray[Any] = arrays.predict_channels(self._tables, channels, kind)
+            return found
         given = np.asarray(channels)
         if given.dtype.kind not in "fiub":
             raise input_error("predict_channels", "channels", expected="real numbers", got=given.dtype)
