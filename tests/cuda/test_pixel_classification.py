@@ -239,13 +239,14 @@ def test_the_cards_memory_is_kept_to(card, classifier, monkeypatch):
         assert used.peak <= 0.8 * used.capacity
         whole, most = found if whole is None else whole, int(used.peak / 0.8) - 1  # too little for these blocks
         assert np.array_equal(found, whole)
-    source, tables = FeatureSource(Volume(v), SMALL, 0.0), CardTables.of(classifier._tables)
+    source, tables = FeatureSource(Volume(np.zeros((60, 40, 50))), SMALL, 0.0), CardTables.of(classifier._tables)
     kind, used = np.dtype("uint8"), card()
-    for limit, given in (("memory", (1e6, 9e4, 4.5e4)), ("host_memory", (1e6, 4e4, 2e4))):
-        sizes = [stream.card_block(used, source, tables, kind, v.shape, **{limit: n}) for n in given]
-        assert sizes == [(24, 10, 12), (6, 8, 12), (4, 4, 4)]
+    for limit in ("memory", "host_memory"):
+        given = (3e6, 1e6, 2e5)
+        sizes = [stream.card_block(used, source, tables, kind, (60, 40, 50), **{limit: n}) for n in given]
+        assert sizes == [(12 if limit == "memory" else 24, 40, 50), (6, 8, 50), (4, 4, 4)]
         with pytest.raises(InputError, match="expected at least 1M, got 0M"):
-            stream.card_block(used, source, tables, kind, v.shape, **{limit: 1000})
+            stream.card_block(used, source, tables, kind, (60, 40, 50), **{limit: 1000})
     with pytest.raises(InputError, match="memory: expected at least"):
         classifier.predict_proba(v, device="cuda", memory="1M")
 
