@@ -27,8 +27,11 @@ def main() -> int:
     edge, rounds = (48, 2) if args.quick else (128, 5)
     contests = [
         pixel_classification.features(edge),
-        pixel_classification.forest(0.0, edge**3 // 4),
-        pixel_classification.forest(0.2, edge**3 // 4),
+        *(
+            pixel_classification.forest(kind, order, edge // 2)
+            for kind in pixel_classification.FORESTS
+            for order in ("bricks", "raster")
+        ),
     ]
     results = []
     for contest in contests:

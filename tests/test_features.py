@@ -240,3 +240,19 @@ def test_progress_can_cancel():
 
     with pytest.raises(KeyboardInterrupt):
         feature_stack(noise((20, 8, 8)), block=8, progress=stop)
+
+
+def test_pairs_of_filter_and_scale_are_channels_of_the_whole_set():
+    volume = np.random.default_rng(0).normal(size=(9, 11, 12)).astype(np.float32)
+    for compat in ("ilastik", "scale-true"):
+        whole = FeatureSpec(compat=compat)
+        only = (("HessianOfGaussianEigenvalues", 1.6), ("GaussianSmoothing", 0.3), ("GaussianSmoothing", 3.5))
+        spec = FeatureSpec(compat=compat, only=only)
+        names = ("GaussianSmoothing 0.3", "GaussianSmoothing 3.5")
+        assert spec.channel_names == (*names, *(f"HessianOfGaussianEigenvalues 1.6 [{k}]" for k in range(3)))
+        assert spec == FeatureSpec(compat=compat, only=reversed(only))
+        at = [whole.channel_names.index(name) for name in spec.channel_names]
+        assert np.array_equal(feature_stack(volume, spec), feature_stack(volume, whole)[at])
+    for wrong in ((), ("GaussianSmoothing",), (("Coffee", 1.0),), (("LaplacianOfGaussian", 0.3),), (("x", "y"),)):
+        with pytest.raises(InputError, match=r"only|filters"):
+            FeatureSpec(only=wrong)

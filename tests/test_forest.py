@@ -72,20 +72,60 @@ def test_pure_trees_more_than_a_byte_counts():
 
 
 @pytest.mark.parametrize("name", ["baseline", "avx2", "avx512"])
-def test_every_instruction_set(name):
+@pytest.mark.parametrize("grown", [{}, {"max_depth": 5}], ids=["pure", "mixed"])
+def test_every_instruction_set(name, grown):
     rng = np.random.default_rng(5)
-    x, y = rng.normal(size=(200, 6)).astype(np.float32), rng.integers(0, 4, 200)
-    made = PixelClassifier.from_sklearn(RandomForestClassifier(9, random_state=0).fit(x, y))
+    x, y = rng.normal(size=(400, 6)).astype(np.float32), rng.integers(0, 5, 400)
+    forest = RandomForestClassifier(60, random_state=0, n_jobs=1, **grown).fit(x, y)
+    made = PixelClassifier.from_sklearn(forest)
     rows = rng.normal(size=(130, 6)).astype(np.float32)
-    best = made.predict_rows(rows)
+    expected = forest.predict_proba(rows).astype(np.float32)
     try:
         _core.use_instruction_set(name)
     except ValueError as reason:
         pytest.skip(str(reason))
     try:
-        assert np.array_equal(made.predict_rows(rows), best)
+        for n in (*range(1, 67), 127, 128, 129, 130):
+            assert np.array_equal(made.predict_rows(rows[:n]), expected[:n])
     finally:
         _core.use_instruction_set("best")
+
+
+@pytest.mark.parametrize("n_trees", [1, 24, 25, 26, 250, 251, 1000])
+@pytest.mark.parametrize("grown", [{}, {"max_depth": 3}], ids=["pure", "mixed"])
+def test_any_number_of_trees(n_trees, grown):
+    """Around the groups of 25 that go down together, and the 250 after which bytes of votes are emptied."""
+    forest = sample_forest(4, n_trees=n_trees, **grown)
+    rows = np.random.default_rng(0).normal(size=(70, 4)).astype(np.float32)
+    found = PixelClassifier.from_sklearn(forest).predict_rows(rows)
+    assert np.array_equal(found, forest.predict_proba(rows).astype(np.float32))
+
+
+def test_as_many_classes_and_features_as_fit():
+    rng = np.random.default_rng(8)
+    x, y = rng.normal(size=(600, 255)).astype(np.float32), np.arange(600) % 255
+    for grown in ({}, {"max_depth": 6}):
+        forest = RandomForestClassifier(6, random_state=0, n_jobs=1, **grown).fit(x, y)
+        made = PixelClassifier.from_sklearn(forest)
+        assert np.array_equal(made.predict_rows(x[:100]), forest.predict_proba(x[:100]).astype(np.float32))
+
+
+def test_trees_that_are_one_leaf():
+    x, y = np.zeros((90, 2), np.float32), np.arange(90) % 3  # nothing to split on: leaves of thirds, or so
+    forest = RandomForestClassifier(30, random_state=0, n_jobs=1).fit(x, y)
+    assert {tree.tree_.node_count for tree in forest.estimators_} == {1}
+    found = PixelClassifier.from_sklearn(forest).predict_rows(x)
+    assert np.array_equal(found, forest.predict_proba(x).astype(np.float32))
+
+
+def test_a_tree_that_is_a_chain():
+    """Random thresholds on values that halve part one or two samples from all the others, again and again."""
+    x = np.repeat(2.0 ** (60 - np.arange(100))[:, None], 2, axis=1).astype(np.float32)
+    y = np.arange(100) % 2
+    forest = ExtraTreesClassifier(7, random_state=0, n_jobs=1).fit(x, y)
+    assert max(tree.get_depth() for tree in forest.estimators_) > 40
+    found = PixelClassifier.from_sklearn(forest).predict_rows(x)
+    assert np.array_equal(found, forest.predict_proba(x).astype(np.float32))
 
 
 def test_a_volume_is_its_features_row_by_row(trained):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -79,3 +80,59 @@ def test_a_crop_stays_at_its_place_in_space() -> None:
     assert soft.crop((slice(0, 1), slice(1, 3), slice(0, 6))).origin_A == (1, 2, 1)
     with pytest.raises(InputError, match="region"):
         volume.crop((slice(0, 9), slice(None), slice(None)))
+
+
+def test_merged_classes_add_up_and_are_read_lazily() -> None:
+    rng = np.random.default_rng(0)
+    exact = rng.dirichlet(np.ones(4), (3, 4, 5)).transpose(3, 0, 1, 2).astype(np.float32)
+    names = ("background", "membrane", "spikes", "lumen")
+    for dtype, bound in (("float32", 1e-6), ("uint16", 3 / 65535), ("uint8", 3 / 255)):
+        soft = ce.SoftSegmentation(quantise(exact, dtype), names, voxel_size_A=3.0)
+        two = soft.merge({"structure": ["spikes", "membrane", "lumen"]})
+        assert two.classes == ("background", "structure")
+        assert two.colors == (soft.colors[0], soft.colors[1])
+        assert two.voxel_size_A == (3, 3, 3)
+        assert two.data.dtype == soft.data.dtype
+        whole = np.asarray(two.data)
+        assert np.abs(whole[1] / two.unit - exact[1:].sum(axis=0)).max() <= bound
+        for key in ((1,), (slice(0, 2), 1), (slice(None), slice(1, 3), 2), (..., 1), (0, 1, 2, 3), (-1, slice(0, 2))):
+            np.testing.assert_array_equal(two.data[key], whole[key])
+        region = (slice(0, 2), slice(1, 4), slice(0, 5))
+        np.testing.assert_array_equal(two.block(region), whole[(slice(None), *region)] / np.float32(two.unit))
+    full = ce.SoftSegmentation(np.full((2, 1, 1, 1), 128, np.uint8), ("a", "b")).merge({"all": ["a", "b"]})
+    assert np.asarray(full.data).item() == 255
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"x": ["nobody"]}, "'nobody'"),
+        ({"x": []}, "a list of class names"),
+        ({"x": "ab"}, "a list of class names"),
+        ({"x": ["a"], "y": ["a", "b"]}, "one group, got x, y"),
+        ({"c": ["a", "b"]}, "'c' twice"),
+    ],
+)
+def test_groups_that_do_not_fit(groups: dict, message: str) -> None:
+    soft = ce.SoftSegmentation(np.zeros((3, 1, 1, 1), np.uint8), ("a", "b", "c"))
+    with pytest.raises(InputError, match=message):
+        soft.merge(groups)
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_a_memory_map_reads_the_same_and_gives_its_pages_back(tmp_path, axes: tuple[int, ...]) -> None:
+    data = np.random.default_rng(0).normal(size=(40, 300, 400)).astype(np.float32)
+    data.tofile(tmp_path / "v.raw")
+    mapped = np.memmap(tmp_path / "v.raw", np.float32, "r", 0, data.shape).transpose(axes)
+    volume, plain = ce.Volume(mapped), ce.Volume(data.transpose(axes))
+    for region in ((slice(None),) * 3, (slice(3, 30), slice(0, 40), slice(7, 9)), (slice(None, 5),) * 3):
+        block = volume.block(region)
+        assert block.flags.c_contiguous
+        np.testing.assert_array_equal(block, plain.block(region))
+    assert statistics(volume) == statistics(plain)
+    status = "/proc/self/smaps"
+    if os.path.exists(status):
+        with open(status) as file:
+            lines = file.read().split("v.raw")[1].splitlines()
+        resident = next(int(line.split()[1]) for line in lines if line.startswith("Rss"))
+        assert resident < 1024  # kB of 19 MB

@@ -18,7 +18,7 @@ static Forest make_forest(const Array<float>& thresholds, const Array<std::uint3
   require(leaves.shape(1) >= 1 && leaves.shape(1) <= Forest::kMaxClasses, "1 to 255 classes are possible");
   std::vector<TreeNode> nodes(thresholds.size());
   for (std::size_t i = 0; i < nodes.size(); ++i) nodes[i] = {thresholds.data()[i], links.data()[i]};
-  return Forest(std::move(nodes), {tree_start.data(), tree_start.data() + tree_start.size()},
+  return Forest(nodes, {tree_start.data(), tree_start.data() + tree_start.size()},
                 {leaves.data(), leaves.data() + leaves.size()}, static_cast<int>(leaves.shape(1)), n_features);
 }
 

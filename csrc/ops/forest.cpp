@@ -3,7 +3,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -14,17 +16,14 @@
 namespace cryoet {
 namespace {
 
-// Lanes that still have to go on from a node.
-struct Pending {
-  std::uint64_t mask;
-  std::uint32_t node;
-};
-
 struct ForestKernels {
-  void (*vote)(const TreeNode*, const std::int64_t* tree_start, long n_trees, const std::int16_t* vote_of,
-               const float* features, std::uint64_t mask, Pending* stack, std::uint8_t* counts);
-  void (*add)(const TreeNode*, const std::int64_t* tree_start, long n_trees, const double* leaves, long n_classes,
-              const float* features, std::uint64_t mask, Pending* stack, double* sums);
+  // Lane that bit 4i of a mask stands for is 4*quads[i]; the three after it follow.
+  const std::uint8_t* quads;
+  // counts[class][64] += 1 where a lane's leaf votes for the class; lanes in the order of the mask's bits.
+  void (*vote)(const Branch*, const std::int32_t* roots, long n_trees, const float* features, Forest::Scratch&);
+  // sums[64][stride] += the frequencies in the leaves that the lanes reach, tree by tree in order.
+  void (*add)(const Branch*, const std::int32_t* roots, long n_trees, const double* leaves, long stride,
+              const float* features, Forest::Scratch&);
 };
 
 }  // namespace
@@ -41,11 +40,8 @@ void check(bool ok, const std::string& message) {
   if (!ok) throw std::invalid_argument(message);
 }
 
-// Depth of a tree, after checking that every walk in it ends in a leaf that exists: children lie behind their parent.
-long checked_depth(const TreeNode* tree, std::int64_t n, std::int64_t n_leaves, int n_features,
-                   const std::string& name) {
-  std::vector<std::int32_t> depth(n, 0);
-  std::int32_t deepest = 0;
+// Every walk in a tree ends in a leaf that exists: children lie behind their parent.
+void check_tree(const TreeNode* tree, std::int64_t n, std::int64_t n_leaves, int n_features, const std::string& name) {
   for (std::int64_t i = 0; i < n; ++i) {
     const TreeNode node = tree[i];
     const std::int64_t child = node.child();
@@ -58,79 +54,108 @@ long checked_depth(const TreeNode* tree, std::int64_t n, std::int64_t n_leaves, 
     if (static_cast<int>(node.feature()) >= n_features)
       check(false, where + ": it asks for a feature that is not there");
     if (child <= i || child + 1 >= n) check(false, where + ": its children do not lie behind it in the tree");
-    depth[child] = std::max(depth[child], depth[i] + 1);
-    depth[child + 1] = std::max(depth[child + 1], depth[i] + 1);
-    deepest = std::max(deepest, depth[i] + 1);
   }
-  return deepest;
 }
 
 }  // namespace
 
-Forest::Forest(std::vector<TreeNode> nodes, std::vector<std::int64_t> tree_start, std::vector<double> leaves,
-               int n_classes, int n_features)
-    : nodes_(std::move(nodes)),
-      tree_start_(std::move(tree_start)),
-      leaves_(std::move(leaves)),
-      n_classes_(n_classes),
-      n_features_(n_features) {
+Forest::Forest(const std::vector<TreeNode>& nodes, const std::vector<std::int64_t>& tree_start,
+               const std::vector<double>& leaves, int n_classes, int n_features)
+    : n_classes_(n_classes), n_features_(n_features), leaf_stride_(round_up(n_classes, 4)) {
   check(n_classes >= 1 && n_classes <= kMaxClasses, "1 to 255 classes are possible");
   check(n_features >= 1 && n_features <= kMaxFeatures, "1 to 255 features are possible");
-  check(tree_start_.size() >= 2, "it has no trees");
-  check(tree_start_.front() == 0 && tree_start_.back() == static_cast<std::int64_t>(nodes_.size()),
+  check(tree_start.size() >= 2, "it has no trees");
+  check(tree_start.front() == 0 && tree_start.back() == static_cast<std::int64_t>(nodes.size()),
         "its trees do not cover its nodes");
-  check(!leaves_.empty() && leaves_.size() % n_classes == 0, "its leaves do not fit its classes");
-  const std::int64_t n_leaves = leaves_.size() / n_classes;
-  for (double v : leaves_) check(std::isfinite(v) && v >= 0.0 && v <= 1.0, "a leaf has a frequency outside 0..1");
-  for (std::size_t t = 0; t + 1 < tree_start_.size(); ++t) {
+  check(nodes.size() <= static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max()), "it has too many nodes");
+  check(!leaves.empty() && leaves.size() % n_classes == 0, "its leaves do not fit its classes");
+  const std::int64_t n_leaves = leaves.size() / n_classes;
+  for (double v : leaves) check(std::isfinite(v) && v >= 0.0 && v <= 1.0, "a leaf has a frequency outside 0..1");
+
+  std::vector<std::int32_t> leaf_of_row(n_leaves);  // the class while all leaves are pure
+  bool pure = true;
+  for (std::int64_t row = 0; row < n_leaves && pure; ++row) {
+    const double* leaf = leaves.data() + row * n_classes;
+    leaf_of_row[row] = static_cast<std::int32_t>(std::max_element(leaf, leaf + n_classes) - leaf);
+    pure = leaf[leaf_of_row[row]] == 1.0 && std::count(leaf, leaf + n_classes, 0.0) == n_classes - 1;
+  }
+  const double n_trees = static_cast<double>(tree_start.size() - 1);
+  if (pure) {
+    for (double votes = 0; votes <= n_trees; ++votes) share_.push_back(static_cast<float>(votes / n_trees));
+  } else {
+    std::iota(leaf_of_row.begin(), leaf_of_row.end(), 0);
+    leaves_.resize(n_leaves * leaf_stride_);
+    for (std::int64_t row = 0; row < n_leaves; ++row)
+      std::copy_n(leaves.data() + row * n_classes, n_classes, leaves_.data() + row * leaf_stride_);
+  }
+
+  std::vector<std::int32_t> place;  // of a tree's nodes, as Branch::child
+  for (std::size_t t = 0; t + 1 < tree_start.size(); ++t) {
     const std::string name = "tree " + std::to_string(t);
-    const std::int64_t first = tree_start_[t], n = tree_start_[t + 1] - first;
-    check(n >= 1 && n <= (1 << 24) && first >= 0 && first + n <= static_cast<std::int64_t>(nodes_.size()),
+    const std::int64_t first = tree_start[t], n = tree_start[t + 1] - first;
+    check(n >= 1 && n <= (1 << 24) && first >= 0 && first + n <= static_cast<std::int64_t>(nodes.size()),
           name + " has no nodes or too many");
-    depth_ = std::max(depth_, checked_depth(nodes_.data() + first, n, n_leaves, n_features, name));
+    const TreeNode* tree = nodes.data() + first;
+    check_tree(tree, n, n_leaves, n_features, name);
+    place.resize(n);
+    std::int32_t next = static_cast<std::int32_t>(branches_.size());
+    for (std::int64_t i = 0; i < n; ++i)
+      place[i] = tree[i].feature() == TreeNode::kLeaf ? ~leaf_of_row[tree[i].child()] : next++;
+    for (std::int64_t i = 0; i < n; ++i)
+      if (place[i] >= 0)
+        branches_.push_back({tree[i].threshold,
+                             tree[i].feature() * static_cast<std::uint32_t>(kPacket),
+                             {place[tree[i].child()], place[tree[i].child() + 1]}});
+    roots_.push_back(place[0]);
   }
-  for (std::int64_t row = 0; row < n_leaves; ++row) {
-    const double* leaf = leaves_.data() + row * n_classes;
-    const long top = std::max_element(leaf, leaf + n_classes) - leaf;
-    const bool pure = leaf[top] == 1.0 && std::count(leaf, leaf + n_classes, 0.0) == n_classes - 1;
-    vote_.push_back(pure ? static_cast<std::int16_t>(top) : std::int16_t{-1});
-    pure_ = pure_ && pure;
-  }
-  const double n_trees = static_cast<double>(tree_start_.size() - 1);
-  for (double votes = 0; votes <= n_trees; ++votes) share_.push_back(static_cast<float>(votes / n_trees));
 }
 
-namespace {
-
-std::size_t stack_bytes(long depth) { return (depth + 2) * sizeof(Pending); }
-
-}  // namespace
-
-std::size_t Forest::scratch_bytes() const {
-  return stack_bytes(depth_) + n_classes_ * kPacket * (sizeof(double) + sizeof(std::uint8_t));
+Forest::Scratch::Scratch(const Forest& forest)
+    : here(kPacket * kTogether + 2), next(here.size()), leaves(here.size()) {  // two more: written before they count
+  if (forest.leaves_.empty()) {
+    counts.resize(forest.n_classes_ * kPacket);
+    totals.resize(counts.size());
+  } else {
+    reached.resize(kPacket * kTogether);
+    sums.resize(kPacket * forest.leaf_stride_);
+  }
 }
 
-void Forest::predict_packet(const float* features, std::uint64_t mask, float* out, void* scratch) const {
-  Pending* stack = static_cast<Pending*>(scratch);
-  double* sums = reinterpret_cast<double*>(static_cast<char*>(scratch) + stack_bytes(depth_));
-  const long n_trees = static_cast<long>(tree_start_.size()) - 1, n = n_classes_ * kPacket;
+void Forest::predict_packet(const float* features, float* out, Scratch& scratch) const {
+  if (leaves_.empty())
+    vote(features, out, scratch);
+  else
+    average(features, out, scratch);
+}
+
+void Forest::vote(const float* features, float* out, Scratch& scratch) const {
   const ForestKernels& kernels = CRYOET_DISPATCH(forest_kernels);
-  if (!pure_) {
-    std::fill(sums, sums + n, 0.0);
-    kernels.add(nodes_.data(), tree_start_.data(), n_trees, leaves_.data(), n_classes_, features, mask, stack, sums);
-    for (long i = 0; i < n; ++i) out[i] = static_cast<float>(sums[i] / static_cast<double>(n_trees));
-    return;
+  const long n_trees = static_cast<long>(roots_.size());
+  std::fill(scratch.totals.begin(), scratch.totals.end(), 0u);
+  constexpr long kRun = 255 / kTogether * kTogether;  // a byte counts no further
+  for (long run = 0; run < n_trees; run += kRun) {
+    std::fill(scratch.counts.begin(), scratch.counts.end(), std::uint8_t{0});
+    const long end = std::min(n_trees, run + kRun);
+    for (long first = run; first < end; first += kTogether)
+      kernels.vote(branches_.data(), roots_.data() + first, std::min(kTogether, end - first), features, scratch);
+    for (std::size_t i = 0; i < scratch.totals.size(); ++i) scratch.totals[i] += scratch.counts[i];
   }
-  std::uint8_t* counts = reinterpret_cast<std::uint8_t*>(sums + n);
-  std::uint32_t* total = reinterpret_cast<std::uint32_t*>(sums);
-  std::fill(total, total + n, 0u);
-  for (long first = 0; first < n_trees; first += 255) {  // a byte counts no further
-    std::fill(counts, counts + n, std::uint8_t{0});
-    kernels.vote(nodes_.data(), tree_start_.data() + first, std::min(255L, n_trees - first), vote_.data(), features,
-                 mask, stack, counts);
-    for (long i = 0; i < n; ++i) total[i] += counts[i];
-  }
-  for (long i = 0; i < n; ++i) out[i] = share_[total[i]];
+  for (long k = 0; k < n_classes_; ++k)
+    for (long quad = 0; quad < kPacket / 4; ++quad)
+      for (long i = 0; i < 4; ++i)
+        out[k * kPacket + kernels.quads[quad] * 4 + i] = share_[scratch.totals[k * kPacket + quad * 4 + i]];
+}
+
+void Forest::average(const float* features, float* out, Scratch& scratch) const {
+  const ForestKernels& kernels = CRYOET_DISPATCH(forest_kernels);
+  const long n_trees = static_cast<long>(roots_.size());
+  std::fill(scratch.sums.begin(), scratch.sums.end(), 0.0);
+  for (long first = 0; first < n_trees; first += kTogether)
+    kernels.add(branches_.data(), roots_.data() + first, std::min(kTogether, n_trees - first), leaves_.data(),
+                leaf_stride_, features, scratch);
+  for (long k = 0; k < n_classes_; ++k)
+    for (long i = 0; i < kPacket; ++i)
+      out[k * kPacket + i] = static_cast<float>(scratch.sums[i * leaf_stride_ + k] / static_cast<double>(n_trees));
 }
 
 void predict_rows(const Forest& forest, const float* rows, long n, int threads, float* out) {
@@ -138,13 +163,13 @@ void predict_rows(const Forest& forest, const float* rows, long n, int threads, 
   const long n_features = forest.n_features(), n_classes = forest.n_classes();
   parallel_for((n + kRun - 1) / kRun, threads, [&](long run) {
     std::vector<float> packet(n_features * kPacket), proba(n_classes * kPacket);
-    std::vector<double> scratch(forest.scratch_bytes() / sizeof(double) + 1);
+    Forest::Scratch scratch(forest);
     for (long first = run * kRun; first < std::min(n, (run + 1) * kRun); first += kPacket) {
       const long valid = std::min(kPacket, n - first);
-      for (long i = 0; i < valid; ++i)
-        for (long f = 0; f < n_features; ++f) packet[f * kPacket + i] = rows[(first + i) * n_features + f];
-      forest.predict_packet(packet.data(), valid == kPacket ? ~0ULL : (1ULL << valid) - 1, proba.data(),
-                            scratch.data());
+      for (long i = 0; i < kPacket; ++i)  // lanes past the end repeat the last row
+        for (long f = 0; f < n_features; ++f)
+          packet[f * kPacket + i] = rows[(first + std::min(i, valid - 1)) * n_features + f];
+      forest.predict_packet(packet.data(), proba.data(), scratch);
       for (long i = 0; i < valid; ++i)
         for (long k = 0; k < n_classes; ++k) out[(first + i) * n_classes + k] = proba[k * kPacket + i];
     }
@@ -161,35 +186,43 @@ T stored(float probability) {
     return static_cast<T>(std::nearbyint(probability * static_cast<float>(std::numeric_limits<T>::max())));
 }
 
+// One channel of the brick at `from`, whose last voxel inside the box is at `last` (z, y, x). Voxels beyond it repeat
+// those before: lanes that agree cost next to nothing, and nobody reads their answer.
+void gather(const float* from, long stride_z, long stride_y, const long last[3], float* to) {
+  const bool whole_rows = last[2] == 3;
+  for (long z = 0; z < 4; ++z)
+    for (long y = 0; y < 4; ++y, to += 4) {
+      const float* row = from + std::min(z, last[0]) * stride_z + std::min(y, last[1]) * stride_y;
+      if (whole_rows)
+        std::memcpy(to, row, 4 * sizeof(float));
+      else
+        for (long x = 0; x < 4; ++x) to[x] = row[std::min(x, last[2])];
+    }
+}
+
 // Features of one box in, probabilities out, brick by brick. `own` holds the first n_own channels, `extra` the others.
-// Bricks that stick out of the box repeat its last voxels in lanes that are masked out.
 template <class T>
 void predict_tile(const Forest& forest, const Channels<const float>& own, long n_own,
                   const Channels<const float>& extra, const long shape[3], const Channels<T>& out) {
   constexpr long kPacket = Forest::kPacket;
   const long n_features = forest.n_features(), n_classes = forest.n_classes();
   std::vector<float> packet(n_features * kPacket), proba(n_classes * kPacket);
-  std::vector<double> scratch(forest.scratch_bytes() / sizeof(double) + 1);
+  Forest::Scratch scratch(forest);
   for (long z = 0; z < shape[0]; z += 4)
     for (long y = 0; y < shape[1]; y += 4)
       for (long x = 0; x < shape[2]; x += 4) {
-        const long nz = std::min(4L, shape[0] - z), ny = std::min(4L, shape[1] - y), nx = std::min(4L, shape[2] - x);
-        std::uint64_t mask = 0;
-        for (long dz = 0; dz < nz; ++dz)
-          for (long dy = 0; dy < ny; ++dy) mask |= ((1ULL << nx) - 1) << (dz * 16 + dy * 4);
-        for (long f = 0; f < n_features; ++f)
-          for (long dz = 0; dz < 4; ++dz)
-            for (long dy = 0; dy < 4; ++dy) {
-              const long from_z = z + std::min(dz, nz - 1), from_y = y + std::min(dy, ny - 1);
-              const float* from = (f < n_own ? own.row(f, from_z, from_y) : extra.row(f - n_own, from_z, from_y)) + x;
-              float* to = packet.data() + f * kPacket + dz * 16 + dy * 4;
-              for (long dx = 0; dx < 4; ++dx) to[dx] = from[std::min(dx, nx - 1)];
-            }
-        forest.predict_packet(packet.data(), mask, proba.data(), scratch.data());
+        const long last[3] = {std::min(4L, shape[0] - z) - 1, std::min(4L, shape[1] - y) - 1,
+                              std::min(4L, shape[2] - x) - 1};
+        for (long f = 0; f < n_features; ++f) {
+          const Channels<const float>& from = f < n_own ? own : extra;
+          gather(from.row(f < n_own ? f : f - n_own, z, y) + x, from.stride_z, from.stride_y, last,
+                 packet.data() + f * kPacket);
+        }
+        forest.predict_packet(packet.data(), proba.data(), scratch);
         for (long k = 0; k < n_classes; ++k)
-          for (long dz = 0; dz < nz; ++dz)
-            for (long dy = 0; dy < ny; ++dy)
-              for (long dx = 0; dx < nx; ++dx)
+          for (long dz = 0; dz <= last[0]; ++dz)
+            for (long dy = 0; dy <= last[1]; ++dy)
+              for (long dx = 0; dx <= last[2]; ++dx)
                 out.row(k, z + dz, y + dy)[x + dx] = stored<T>(proba[k * kPacket + dz * 16 + dy * 4 + dx]);
       }
 }

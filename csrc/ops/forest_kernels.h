@@ -1,10 +1,18 @@
 // SPDX-License-Identifier: MIT
-// The walk of a packet through one tree, compiled once for each instruction set (core/for_each_isa.h).
+// The walk of a packet through some trees, compiled once for each instruction set (core/for_each_isa.h).
 
 namespace cryoet {
 namespace CRYOET_ISA {
 
-// The lanes of 64 values that are <= t.
+// AVX2 packs eight vectors of 32-bit answers into bytes within their 128-bit halves, which leaves the quads of lanes in
+// this order; putting them right once a packet is cheaper than at every node.
+#if defined(CRYOET_X86_DISPATCH) && CRYOET_LANES == 8
+static constexpr std::uint8_t kQuads[16] = {0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15};
+#else
+static constexpr std::uint8_t kQuads[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#endif
+
+// The lanes of 64 values that are <= t, in the order of kQuads.
 static inline __attribute__((always_inline)) std::uint64_t lanes_at_most(const float* values, float t) {
 #if !defined(CRYOET_X86_DISPATCH)
   std::uint64_t mask = 0;
@@ -15,25 +23,33 @@ static inline __attribute__((always_inline)) std::uint64_t lanes_at_most(const f
   std::uint64_t mask = 0;
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i)
-    mask |= static_cast<std::uint64_t>(_mm512_cmp_ps_mask(_mm512_loadu_ps(values + 16 * i), limit, _CMP_LE_OQ))
+    mask |= static_cast<std::uint64_t>(_mm512_cmp_ps_mask(limit, _mm512_loadu_ps(values + 16 * i), _CMP_GE_OQ))
             << 16 * i;
   return mask;
 #elif CRYOET_LANES == 8
   const __m256 limit = _mm256_set1_ps(t);
+  const auto low = [&](int i) __attribute__((always_inline)) {
+    return _mm256_castps_si256(_mm256_cmp_ps(limit, _mm256_loadu_ps(values + 8 * i), _CMP_GE_OQ));
+  };
   std::uint64_t mask = 0;
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {
-    const __m256 low = _mm256_cmp_ps(_mm256_loadu_ps(values + 8 * i), limit, _CMP_LE_OQ);
-    mask |= static_cast<std::uint64_t>(static_cast<std::uint32_t>(_mm256_movemask_ps(low))) << 8 * i;
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(low(4 * i), low(4 * i + 1)),
+                                             _mm256_packs_epi32(low(4 * i + 2), low(4 * i + 3)));
+    mask |= static_cast<std::uint64_t>(static_cast<std::uint32_t>(_mm256_movemask_epi8(bytes))) << 32 * i;
   }
   return mask;
 #else
   const __m128 limit = _mm_set1_ps(t);
+  const auto low = [&](int i) __attribute__((always_inline)) {
+    return _mm_castps_si128(_mm_cmple_ps(_mm_loadu_ps(values + 4 * i), limit));
+  };
   std::uint64_t mask = 0;
-#pragma GCC unroll 16
-  for (int i = 0; i < 16; ++i) {
-    const __m128 low = _mm_cmple_ps(_mm_loadu_ps(values + 4 * i), limit);
-    mask |= static_cast<std::uint64_t>(static_cast<std::uint32_t>(_mm_movemask_ps(low))) << 4 * i;
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m128i bytes =
+        _mm_packs_epi16(_mm_packs_epi32(low(4 * i), low(4 * i + 1)), _mm_packs_epi32(low(4 * i + 2), low(4 * i + 3)));
+    mask |= static_cast<std::uint64_t>(static_cast<std::uint32_t>(_mm_movemask_epi8(bytes))) << 16 * i;
   }
   return mask;
 #endif
@@ -60,57 +76,74 @@ static inline __attribute__((always_inline)) void count_votes(std::uint8_t* coun
 #endif
 }
 
-// Send the lanes of `mask` down one tree and call leaf(row, lanes) for each leaf that any of them reaches. `stack`
-// holds the depth of the tree and two more. Both children are written and only those with lanes are kept: the branch
-// that would decide is what the processor cannot predict. A few lanes that have parted from the rest walk on alone.
-template <class Leaf>
-static inline __attribute__((always_inline)) void walk_packet(const TreeNode* tree, const float* features,
-                                                              std::uint64_t mask, Pending* stack, const Leaf& leaf) {
-  stack[0] = {mask, 0};
-  long top = 1;
-  while (top > 0) {
-    const Pending here = stack[--top];
-    const TreeNode node = tree[here.node];
-    if (node.feature() == TreeNode::kLeaf) {
-      leaf(node.child(), here.mask);
-      continue;
-    }
-    if ((here.mask & (here.mask - 1)) == 0) {
-      leaf(walk(tree, here.node, features + __builtin_ctzll(here.mask), Forest::kPacket), here.mask);
-      continue;
-    }
-    const std::uint64_t low = lanes_at_most(features + node.feature() * Forest::kPacket, node.threshold);
-    const std::uint64_t left = here.mask & low, right = here.mask & ~low;
-    stack[top] = {right, node.child() + 1};
-    top += right != 0;
-    stack[top] = {left, node.child()};
-    top += left != 0;
+// All 64 lanes down `n_trees` trees, one level after the other. Returns the end of scratch.leaves, where the lanes of
+// each leaf that was reached are listed. Both children are always written and those with no lanes not counted: which
+// way lanes go is what a processor cannot predict.
+static inline __attribute__((always_inline)) const Arrival* walk_packet(const Branch* branches,
+                                                                        const std::int32_t* roots, long n_trees,
+                                                                        const float* features,
+                                                                        Forest::Scratch& scratch) {
+  Arrival *here = scratch.here.data(), *next = scratch.next.data(), *leaf = scratch.leaves.data();
+  long n = 0;
+  for (long t = 0; t < n_trees; ++t) {
+    Arrival*& list = roots[t] < 0 ? leaf : here;
+    *list++ = {~0ULL, roots[t], static_cast<std::uint32_t>(t)};
   }
-}
-
-// counts[class][64] of a run of trees whose leaves are pure; at most 255 trees.
-static void vote(const TreeNode* nodes, const std::int64_t* tree_start, long n_trees, const std::int16_t* vote_of,
-                 const float* features, std::uint64_t mask, Pending* stack, std::uint8_t* counts) {
-  for (long t = 0; t < n_trees; ++t)
-    walk_packet(nodes + tree_start[t], features, mask, stack, [&](std::uint32_t row, std::uint64_t lanes) {
-      count_votes(counts + vote_of[row] * Forest::kPacket, lanes);
-    });
-}
-
-// sums[class][64] += the leaf's frequencies, tree by tree in order.
-static void add(const TreeNode* nodes, const std::int64_t* tree_start, long n_trees, const double* leaves,
-                long n_classes, const float* features, std::uint64_t mask, Pending* stack, double* sums) {
-  for (long t = 0; t < n_trees; ++t)
-    walk_packet(nodes + tree_start[t], features, mask, stack, [&](std::uint32_t row, std::uint64_t lanes) {
-      const double* frequency = leaves + row * n_classes;
-      for (; lanes; lanes &= lanes - 1) {
-        double* sum = sums + __builtin_ctzll(lanes);
-        for (long k = 0; k < n_classes; ++k) sum[k * Forest::kPacket] += frequency[k];
+  n = here - scratch.here.data();
+  here = scratch.here.data();
+  while (n > 0) {
+    Arrival* inner = next;
+    for (long i = 0; i < n; ++i) {
+      const Branch* branch = branches + here[i].at;
+      const std::uint64_t low = lanes_at_most(features + branch->values, branch->threshold);
+      const std::uint64_t sent[2] = {here[i].lanes & low, here[i].lanes & ~low};
+#pragma GCC unroll 2
+      for (int side = 0; side < 2; ++side) {
+        const std::int32_t at = branch->child[side];
+        Arrival* to = at < 0 ? leaf : inner;
+        to->lanes = sent[side];
+        to->at = at;
+        to->tree = here[i].tree;
+        const long any = sent[side] != 0, ends = static_cast<std::uint32_t>(at) >> 31;
+        leaf += any & ends;
+        inner += any & ~ends;
       }
-    });
+    }
+    n = inner - next;
+    std::swap(here, next);
+  }
+  return leaf;
 }
 
-static const ForestKernels forest_kernels{vote, add};
+static void vote(const Branch* branches, const std::int32_t* roots, long n_trees, const float* features,
+                 Forest::Scratch& scratch) {
+  const Arrival* end = walk_packet(branches, roots, n_trees, features, scratch);
+  for (const Arrival* leaf = scratch.leaves.data(); leaf < end; ++leaf)
+    count_votes(scratch.counts.data() + ~leaf->at * Forest::kPacket, leaf->lanes);
+}
+
+static void add(const Branch* branches, const std::int32_t* roots, long n_trees, const double* leaves, long stride,
+                const float* features, Forest::Scratch& scratch) {
+  typedef double Four __attribute__((vector_size(32), aligned(8), may_alias));
+  const Arrival* end = walk_packet(branches, roots, n_trees, features, scratch);
+  for (const Arrival* leaf = scratch.leaves.data(); leaf < end; ++leaf) {
+    std::uint32_t* reached = scratch.reached.data() + leaf->tree * Forest::kPacket;
+    for (std::uint64_t lanes = leaf->lanes; lanes; lanes &= lanes - 1) {
+      const int bit = __builtin_ctzll(lanes);
+      reached[kQuads[bit / 4] * 4 + bit % 4] = static_cast<std::uint32_t>(~leaf->at);
+    }
+  }
+  for (long lane = 0; lane < Forest::kPacket; ++lane)
+    for (long k = 0; k < stride; k += 4) {
+      Four& sum = *reinterpret_cast<Four*>(scratch.sums.data() + lane * stride + k);
+      Four total = sum;
+      for (long t = 0; t < n_trees; ++t)
+        total += *reinterpret_cast<const Four*>(leaves + scratch.reached[t * Forest::kPacket + lane] * stride + k);
+      sum = total;
+    }
+}
+
+static const ForestKernels forest_kernels{kQuads, vote, add};
 
 }  // namespace CRYOET_ISA
 }  // namespace cryoet

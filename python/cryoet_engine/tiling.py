@@ -56,6 +56,20 @@ def block_around(shape: Shape, core: Region, halo: int) -> Block:
     return Block(core, (z, y, x), (inner_z, inner_y, inner_x))
 
 
+def blocks_by_chunk(shape: Shape, block: Shape, chunk: Shape, halo: int) -> Iterator[tuple[Region, list[Block]]]:
+    """Whole chunks, C order, each with the blocks that make it up: one where `block` is as large, else several.
+
+    So results reach a chunked store a chunk at a time, however small the blocks.
+    """
+    outer = tuple(max(b, min(c, n)) for b, c, n in zip(block, chunk, shape, strict=True))
+    for whole in blocks(shape, (outer[0], outer[1], outer[2]), 0):
+        spans = [
+            [slice(start, min(start + b, c.stop)) for start in range(c.start, c.stop, b)]
+            for c, b in zip(whole.core, block, strict=True)
+        ]
+        yield whole.core, [block_around(shape, (z, y, x), halo) for z, y, x in product(*spans)]
+
+
 def tile_starts(length: int, tile: int, overlap: int) -> list[int]:
     """First voxels of tiles along one axis: stride tile - overlap, the last tile shifted to end at the border.
 

@@ -78,6 +78,8 @@ def put(path: str, value: object) -> Callable[[h5py.File], None]:
 def set_at(path: str, index: object, value: float) -> Callable[[h5py.File], None]:
     def change(file: h5py.File) -> None:
         data = file[path][()]
+        if data.dtype.kind == "S":
+            data = data.astype("S60")
         data[index] = value
         put(path, data)(file)
 
@@ -107,7 +109,7 @@ TREE = f"{FORESTS}/Forest0000/Tree_0"
         (drop("PixelClassification"), "with a trained Pixel Classification, got one with FeatureSelections"),
         (drop(FORESTS), "a trained one, got none; train it in ilastik"),
         (leave_only_a_pickle, "vigra's random forest .*, got another kind"),
-        (set_at("FeatureSelections/ComputeIn2d", 1, True), "features computed in 2D"),
+        (set_at("FeatureSelections/ComputeIn2d", 1, True), "still selected, got another selection"),
         (set_at("FeatureSelections/SelectionMatrix", (0, 1), True), "still selected, got another selection"),
         (set_at("FeatureSelections/FeatureIds", 0, b"Coffee"), "got Coffee"),
         (drop(f"{FORESTS}/feature_names", "FeatureSelections/Scales"), "damaged"),
@@ -129,6 +131,19 @@ TREE = f"{FORESTS}/Forest0000/Tree_0"
 def test_what_cannot_be_used_is_refused(project: Path, change: Callable, message: str) -> None:
     with pytest.raises(FileFormatError, match=message):
         PixelClassifier.from_ilastik(changed(project, change))
+
+
+def test_scales_computed_in_2d_stay_so(project: Path) -> None:
+    changed(project, set_at("FeatureSelections/ComputeIn2d", 0, True))
+    changed(project, set_at(f"{FORESTS}/feature_names", 0, "Gaussian Smoothing (σ=0.3) in 2D".encode()))
+    made = PixelClassifier.from_ilastik(project)
+    assert made.spec.planar == (0.3,)
+    assert made.n_features == 10
+    # Where the eigenvalues are two, the columns are fewer.
+    changed(project, set_at("FeatureSelections/ComputeIn2d", 1, True))
+    changed(project, drop(f"{FORESTS}/feature_names"))
+    with pytest.raises(FileFormatError, match="the 9 channels of the selected features, got one trained on 10"):
+        PixelClassifier.from_ilastik(project)
 
 
 def test_other_files_are_refused(project: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ COMMANDS = {
     "info": "header, voxel size, statistics and a thumbnail of a tomogram",
     "filter": "smooth, enhance, invert or normalise a tomogram",
     "pseudolabel": "strokes to dense soft pseudo labels: 37 features and a random forest",
+    "suggest": "where further strokes would help most",
     "merge": "put classes together (foreground and background), or make hard labels",
     "train": "train a 3D network on tomograms and their (pseudo) labels",
     "segment": "soft segmentation of a tomogram by a trained network, tile by tile",

@@ -9,7 +9,7 @@ and so can the classifier of an ilastik project (.ilp).
   cryoet pseudolabel OTHER --forest F -o soft2.zarr
   cryoet pseudolabel TOMO --forest project.ilp -o soft.zarr --labels-out labels.mrc --memory 2G
 
-Ctrl-C leaves nothing behind.
+Ctrl-C leaves nothing behind, and nothing to resume: a volume takes minutes. (`cryoet run` resumes by stages.)
 """
 
 from __future__ import annotations

@@ -124,11 +124,12 @@ def card_block(
     memory: float | None = None,
     host_memory: float | None = None,
     output_bytes: int = 0,
+    chunk: Triple = (1, 1, 1),
 ) -> Triple:
     """The largest block of a volume of `shape` that fits.
 
     memory: bytes of the card to stay under, by default 0.8 of what is free. host_memory: bytes of the host;
-    output_bytes: what else the host holds of a block's results, a voxel.
+    output_bytes: what else the host holds of results, a voxel of a block or of the `chunk` it is stored in.
 
     Errors: InputError that names the least that works.
     """
@@ -139,7 +140,8 @@ def card_block(
         z, y, x = core
         sizes = _sizes(source, tables, kind, list(blocks(shape, (z, y, x), source.plan.halo)))
         on_card = sizes.on_card() + tables.n_bytes
-        on_host = sizes.on_host() + output_bytes * math.prod(core)
+        stored = math.prod(max(n, min(c, whole)) for n, c, whole in zip(core, chunk, shape, strict=True))
+        on_host = sizes.on_host() + output_bytes * stored
         if on_card <= limit and (host_memory is None or on_host <= host_memory):
             return z, y, x
     what, least, given = "memory of the card", on_card, limit

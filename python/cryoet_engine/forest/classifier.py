@@ -31,13 +31,13 @@ from ..cuda.forest import CardTables
 from ..cuda.stream import card_block, classified
 from ..features import FeatureSource, FeatureSpec, as_volume, block_shape, core_of
 from ..io import partial_path
-from ..tiling import Block, blocks
+from ..tiling import Block, blocks_by_chunk
 from ..volume import Float32Array, Grid, SoftSegmentation, Statistics, Volume, statistics
 from .extra import Extra, extra_volumes, matching
 from .ilastik import read_project
 from .importance import FeatureImportance, importance_of
-from .memory import BLOCKS, BlockCost, bytes_of, resident_bytes
-from .outputs import Outputs, SegmentationOutput, VolumeOutput, as_segmentation, outputs_for, probability_type
+from .memory import BLOCKS, CHUNK, BlockCost, bytes_of, resident_bytes
+from .outputs import Chunks, Outputs, SegmentationOutput, VolumeOutput, as_segmentation, outputs_for, probability_type
 from .packing import LEAF, Tables, out_of_bag_error, pack
 from .storage import FORMAT, TrainingRecord, importance_from, read_file, spec_from, training_from
 from .strokes import class_names, features_at, labelled_voxels
@@ -115,6 +115,8 @@ class PixelClassifier:
         values beyond `classes`, for a class without strokes, for NaN or infinite voxels near the strokes, for extra
         channels of another shape, and for too little memory.
         """
+        from sklearn.ensemble import RandomForestClassifier  # before memory is counted: it takes 90 MB
+
         tomogram, marks = as_volume(tomogram, "fit"), as_volume(marks, "fit")
         if marks.shape != tomogram.shape:
             raise input_error(
@@ -135,8 +137,6 @@ class PixelClassifier:
             cost = BlockCost(source=source, output_bytes=0, keeps_channels=True)
             block = cost.largest_within(memory, 4 * source.n_channels * len(labels), where="fit")
         samples = features_at(source, where, block, progress)
-
-        from sklearn.ensemble import RandomForestClassifier
 
         progress("growing trees", 0, 1)
         trained = RandomForestClassifier(
@@ -195,7 +195,7 @@ class PixelClassifier:
         """Read a trained pixel classifier out of an ilastik project (.ilp): trees, features and class names.
 
         Probabilities are vigra's; features agree with ilastik's up to rounding. Works for vigra random forests
-        (ilastik's default) on 3D features of one image channel. Nothing in the file is unpickled.
+        (ilastik's default) on the features of one image channel, in 3D or 2D. Nothing in the file is unpickled.
 
         Errors: FileFormatError for anything else, and for damaged files.
         """
@@ -335,11 +335,14 @@ class PixelClassifier:
         source = self._source(tomogram, match_intensity, channels)
         if block is None:
             block = self._block(source, outputs, memory, card)
-        parts = list(blocks(tomogram.shape, block_shape(block, self.spec, "predict_proba"), self.spec.halo))
+        size = block_shape(block, self.spec, "predict_proba")
+        chunks = list(blocks_by_chunk(tomogram.shape, size, CHUNK, self.spec.halo))
+        parts = [part for _, inner in chunks for part in inner]
+        results = Chunks(outputs, chunks)
         progress("classifying voxels", 0, len(parts))
         with closing(self._classified(forest, source, parts, outputs.block_type, card)) as classified_parts:
             for done, (part, proba) in enumerate(classified_parts, start=1):
-                outputs.store(part.core, proba)
+                results.add(part, proba)
                 progress("classifying voxels", done, len(parts))
         return as_segmentation(outputs.probabilities, self.classes, tomogram)
 
@@ -410,7 +413,7 @@ class PixelClassifier:
             room = None if memory is None else bytes_of(memory) - resident_bytes() - outputs.in_memory
             return card_block(
                 card, source, CardTables.of(self._tables), outputs.block_type, source.volume.shape,
-                host_memory=room, output_bytes=output_bytes,
+                host_memory=room, output_bytes=output_bytes, chunk=CHUNK,
             )  # fmt: skip
         if memory is not None:
             return BlockCost(source=source, output_bytes=output_bytes).largest_within(memory, outputs.in_memory)

@@ -50,7 +50,7 @@ def read_project(path: str | os.PathLike[str]) -> IlastikForest:
     """The classifier of a project.
 
     Errors: FileFormatError for a file that is damaged or none of ilastik's, a project without a trained classifier,
-    with one that is not vigra's random forest, with features in 2D, or on images of several channels.
+    with one that is not vigra's random forest, or on images of several channels.
     """
     import h5py
 
@@ -83,8 +83,8 @@ def _forest(path: Any, project: Any) -> IlastikForest:
             path, "classifier", expected="vigra's random forest (ilastik's default)",
             got="another kind, which only its own program can read", fix="choose the random forest, and train again",
         )  # fmt: skip
-    columns = _columns(path, project["FeatureSelections"], group.get("feature_names"))
-    spec = FeatureSpec(only=tuple({(name, scale) for name, scale, _ in columns}))
+    columns, planar = _columns(path, project["FeatureSelections"], group.get("feature_names"))
+    spec = FeatureSpec(only=tuple({(name, scale) for name, scale, _ in columns}), planar=planar)
     ours = {channel: i for i, channel in enumerate(_channels(spec))}
     order = np.array([ours[column] for column in columns])
     labels = np.asarray(group[names[0]]["_ext_param"]["labels"][()]).ravel()
@@ -122,8 +122,11 @@ def _channels(spec: FeatureSpec) -> list[tuple[str, float, int]]:
     return out
 
 
-def _columns(path: Any, selections: Any, feature_names: Any) -> list[tuple[str, float, int]]:
-    """Filter, scale and eigenvalue of each column of ilastik's feature matrix: by filter, then scale, as listed."""
+def _columns(path: Any, selections: Any, feature_names: Any) -> tuple[list[tuple[str, float, int]], tuple[float, ...]]:
+    """Filter, scale and eigenvalue of each column of ilastik's feature matrix: by filter, then scale, as listed.
+
+    And the scales that are computed in 2D, which have two eigenvalues.
+    """
     filters = [_text(name) for name in selections["FeatureIds"][()]]
     scales = [float(scale) for scale in selections["Scales"][()]]
     chosen = np.asarray(selections["SelectionMatrix"][()], dtype=bool)
@@ -132,32 +135,34 @@ def _columns(path: Any, selections: Any, feature_names: Any) -> list[tuple[str, 
     unknown = sorted(set(filters) - set(FILTERS))
     if unknown:
         raise file_error(path, "features", expected=", ".join(FILTERS), got=", ".join(unknown))
-    flat = np.zeros(len(scales), bool)
+    flat: npt.NDArray[np.bool_] = np.zeros(len(scales), bool)
     if "ComputeIn2d" in selections:
         flat = np.asarray(selections["ComputeIn2d"][()], dtype=bool).ravel()
+    planar = tuple(scale for scale, one, used in zip(scales, flat, chosen.max(axis=0), strict=True) if one and used)
     names = [] if feature_names is None else [_text(name) for name in feature_names[()]]
-    if (chosen.any(axis=0) & flat).any() or any(name.endswith(" in 2D") for name in names):
-        raise file_error(
-            path, "features", expected="features computed in 3D", got="features computed in 2D",
-            fix="choose 3D in ilastik's feature selection, and train again",
-        )  # fmt: skip
     pairs = [(name, scale) for i, name in enumerate(filters) for j, scale in enumerate(scales) if chosen[i, j]]
-    columns = [(*pair, k) for pair in pairs for k in range(3 if pair[0].endswith("Eigenvalues") else 1)]
-    if names and not _agree(names, columns):
+    columns = [
+        (name, scale, k)
+        for name, scale in pairs
+        for k in range(1 if not name.endswith("Eigenvalues") else 2 if scale in planar else 3)
+    ]
+    if names and not _agree(names, columns, planar):
         raise file_error(
             path, "features", expected="the classifier's own features still selected", got="another selection",
             fix="train the classifier again, and save the project",
         )  # fmt: skip
-    return columns
+    return columns, planar
 
 
-def _agree(names: list[str], columns: list[tuple[str, float, int]]) -> bool:
+def _agree(names: list[str], columns: list[tuple[str, float, int]], planar: tuple[float, ...]) -> bool:
     """Whether names such as "Hessian of Gaussian Eigenvalues (σ=1.6) [0]" mean these columns."""
     if len(names) != len(columns):
         return False
     for name, (feature, scale, _) in zip(names, columns, strict=True):
         words, number = re.sub(r"\(.*", "", name), re.search(r"=\s*([0-9.]+)", name)
         if re.sub(r"\W", "", words).lower() != feature.lower() or number is None or float(number[1]) != scale:
+            return False
+        if (" in 2D" in name) != (scale in planar):
             return False
     return True
 

@@ -23,8 +23,8 @@ class FeatureImportance:
     channels: names, in order. filters, scales: of each channel; an extra channel is its own filter, at scale "".
     impurity: mean decrease in Gini impurity of each channel, summing to 1. It shares what correlated channels know
         among them, so look at the sums `by_filter` and `by_scale`.
-    error_without_filter, error_without_scale: rise of the out-of-bag error when all channels of a filter, or a scale,
-        are shuffled together (Breiman 2001, section 10); near 0 means that the forest does as well without.
+    error_without_filter, error_without_scale: mean rise of a tree's out-of-bag error when all channels of a filter, or
+        of a scale, are shuffled together (Breiman 2001, section 10); near 0: the trees do as well without.
     """
 
     channels: tuple[str, ...]

@@ -26,11 +26,13 @@ BLOCKS: tuple[Shape, ...] = (
     *((64, 128, 128), (64, 64, 128), (64, 64, 64), (32, 64, 64), (32, 32, 64)),
     *((32, 32, 32), (16, 32, 32), (16, 16, 32), (16, 16, 16)),
 )
+#: Results are stored in such pieces at least, the chunks of io.create_segmentation.
+CHUNK: Shape = (64, 64, 64)
 _TILE = (32, 16, 128)  # of channels, a thread (csrc/ops/features.h)
 _MARGIN = 3  # around the core, of a smoothed field
 _PASSES = 3  # the block itself as float32 and two passes of its smoothing
 _PASSES_AT_OWN_SCALE = 14  # derivatives and products, all of a block's size at most
-_FIXED = 48 << 20  # pages of a memory map, a writer's chunks, threads, what the allocator does not give back
+_FIXED = 32 << 20  # pages of a memory map, a writer's chunks, threads, what the allocator does not give back
 _ROUNDING = 1.1  # arrays come and go, and leave gaps
 
 
@@ -87,7 +89,8 @@ class BlockCost:
         tiles = math.prod(-(-n // tile) for n, tile in zip(core, _TILE, strict=True))
         tile = math.prod(min(-(-n // 16) * 16, side) for n, side in zip(core, _TILE, strict=True))
         cost += 4 * min(_threads(source.n_threads), tiles) * source.n_channels * tile
-        cost += (4 * len(source.extra) + self.output_bytes) * voxels
+        stored = math.prod(_clipped(map(max, core, CHUNK), shape))
+        cost += 4 * len(source.extra) * voxels + self.output_bytes * stored
         if self.keeps_channels:
             cost += 4 * source.n_channels * voxels
         return int(_ROUNDING * cost) + _FIXED

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._checks import input_error
+from ..tiling import Block
 from ..volume import Region, SoftSegmentation, Volume, quantise
 from .uncertainty import map_of
 
@@ -90,6 +91,34 @@ class Outputs:
             self.probabilities[(slice(k, k + 1), *region)] = quantise(block[k : k + 1], kind)
 
 
+class Chunks:
+    """Blocks of probabilities on their way to the outputs, put together to whole chunks first."""
+
+    def __init__(self, outputs: Outputs, wholes: Iterable[tuple[Region, list[Block]]]) -> None:
+        self._outputs = outputs
+        self._wholes = [(region, len(parts)) for region, parts in wholes]
+        self._at, self._missing = -1, 0
+        self._buffer: npt.NDArray[Any] | None = None
+
+    def add(self, part: Block, proba: npt.NDArray[Any]) -> None:
+        """The next block, in the order of the chunks' lists."""
+        if not self._missing:
+            self._at += 1
+            self._missing = self._wholes[self._at][1]
+            region = self._wholes[self._at][0]
+            shape = (len(proba), *(one.stop - one.start for one in region))
+            self._buffer = np.empty(shape, proba.dtype) if self._missing > 1 else None
+        region = self._wholes[self._at][0]
+        self._missing -= 1
+        if self._buffer is None:
+            self._outputs.store(region, proba)
+            return
+        z, y, x = (slice(c.start - r.start, c.stop - r.start) for c, r in zip(part.core, region, strict=True))
+        self._buffer[:, z, y, x] = proba
+        if not self._missing:
+            self._outputs.store(region, self._buffer)
+
+
 def outputs_for(
     shape: Shape,
     n_classes: int,
@@ -101,7 +130,11 @@ def outputs_for(
     """The outputs of `PixelClassifier.predict_proba`, checked."""
     where, whole = "predict_proba", (n_classes, *shape)
     if out is None:
-        out = np.empty(whole, probability_type(dtype, where))
+        try:
+            out = np.empty(whole, probability_type(dtype, where))
+        except MemoryError:
+            fix = "stream the result to a file (out=)"
+            raise input_error(where, "out", expected="room for the result", got=f"shape {whole}", fix=fix) from None
     probability_type(out.dtype, where)
     if tuple(out.shape) != whole:
         raise input_error(where, "out", expected=f"shape {whole} (class, z, y, x)", got=tuple(out.shape))

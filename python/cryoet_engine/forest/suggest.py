@@ -6,8 +6,9 @@ slices are classified, their voxels sorted into kinds that look alike to the for
 is unsure of in it, as long as it has few strokes. Boxes are chosen one after another, each for what it adds to those
 before it.
 
-Measured on simulated tomograms (61 channels, 1500 drawn voxels; six boxes, in each a cross of true labels; error over
-all voxels, mean of ten sets of strokes): see docs/strokes.md.
+Measured against the same strokes in random boxes (docs/strokes.md, mean of ten rounds): error 0.1142 before, 0.0976
+random, 0.0846 suggested on the second simulated tomogram, 0.1036, 0.0901, 0.0866 on the first; 0.0483, 0.0396, 0.0329
+on the lysosome.
 """
 
 from __future__ import annotations

@@ -266,7 +266,7 @@ class MrcStream:
         self._stream.seek(_HEADER_BYTES)
         for _ in range(self.shape[0]):
             plane = np.frombuffer(self._stream.read(plane_bytes), self._stored)
-            statistics.add(plane)
+            statistics.add(plane.reshape(1, *self.shape[1:]))
         self._stream.seek(0)
         self._stream.write(_header(volume, self._stored, statistics))
 
