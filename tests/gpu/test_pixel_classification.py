@@ -17,8 +17,10 @@ pytestmark = [
     pytest.mark.skipif(not cupy.cuda.is_available(), reason="CuPy sees no NVIDIA card"),
 ]
 
-# Largest difference to the CPU, relative to a channel's own range: both lie this near float64 (tests/test_features.py).
+# Largest difference to the CPU, relative to a channel's own range: both lie this near float64 (tests/test_features.py),
+# and thin axes leave little of a coarse channel's range.
 BOUNDS = {"StructureTensorEigenvalues": 5e-4, "HessianOfGaussianEigenvalues": 1e-4, "DifferenceOfGaussians": 1e-3}
+BOUND, THIN = 3e-5, 6.0
 
 
 def noise(shape, seed=0, mean=0.0):
@@ -55,7 +57,8 @@ def test_features_are_the_cpus(compat, shape, planar):
     for (name, scale), channel, reference in zip(spec.channel_sources, found.get(), truth, strict=True):
         # An eigenvalue along an axis of length one has no range of its own: that of its filter counts.
         one = max(s for s, other in zip(size, spec.channel_sources, strict=True) if other == (name, scale))
-        assert np.abs(channel - reference).max() <= BOUNDS.get(name, 3e-5) * one, (name, scale)
+        bound = BOUNDS.get(name, BOUND) * (THIN if min(shape) == 1 else 1.0)
+        assert np.abs(channel - reference).max() <= bound * one, (name, scale)
 
 
 def test_filters_are_the_cpus():
@@ -108,7 +111,7 @@ def test_streamed_is_the_cpus(ball):
     volume, classifier = ball
     truth = classifier.predict_proba(volume, dtype="float32", device="cpu").data
     whole = classifier.predict_proba(volume, dtype="float32", device="cuda").data
-    # Features differ by float32 rounding. design/kernels.md: noise of 1e-6 flips 0.004 % of answers, moves them by 2e-5.
+    # Features differ by float32 rounding: noise of 1e-6 of their range flips 0.004 % of answers, moves them by 2e-5.
     assert np.abs(whole - truth).mean() < 1e-4
     assert np.mean(whole.argmax(axis=0) != truth.argmax(axis=0)) < 1e-4
     for block in ((40, 170, 190), (64, 64, 64), 33):

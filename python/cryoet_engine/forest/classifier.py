@@ -30,7 +30,6 @@ from ..cuda.device import Device, DeviceName, choose_device
 from ..cuda.forest import CardTables
 from ..cuda.stream import card_block, classified
 from ..features import FeatureSource, FeatureSpec, as_volume, block_shape, core_of
-from ..io import partial_path
 from ..tiling import Block, blocks_by_chunk
 from ..volume import Float32Array, Grid, SoftSegmentation, Statistics, Volume, statistics
 from .extra import Extra, extra_volumes, matching
@@ -475,6 +474,8 @@ class PixelClassifier:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file: packed trees, and everything needed to use them as JSON in its header."""
         from safetensors.numpy import save
+
+        from ..io import partial_path  # a machine that only computes needs no file libraries
 
         self._ready("save")
         header = {
