@@ -19,8 +19,8 @@ REGISTERS = 65536  # of a multiprocessor
 SHARED = 48 << 10  # bytes that a block may have without asking for more
 # Threads that a multiprocessor is to hold at once by its registers: 1024 is all that sm_75 has.
 THREADS = 1024
-# More than 16 classes are counted in the thread's own memory, and stage_two keeps one constant there that it reads once
-# a plane; nothing else may leave the registers.
+# More than 16 classes are counted in the thread's own memory, and NVRTC 13.5 (not 13.0) keeps one constant of stage_two
+# there, which is read once a plane; nothing else may leave the registers.
 LOCAL_BYTES = {"forest_vote_255": 512, "forest_add_255": 2048, "stage_two": 8}
 
 
@@ -29,6 +29,9 @@ def nvrtc() -> ctypes.CDLL:
     spec = importlib.util.find_spec("nvidia")
     for folder in spec.submodule_search_locations or () if spec else ():
         for library in sorted(Path(folder).glob("*/lib/libnvrtc.so.*")):
+            # NVRTC asks for this one by name, and not all versions look beside themselves.
+            for builtins in library.parent.glob("libnvrtc-builtins.so.*"):
+                ctypes.CDLL(str(builtins))
             return ctypes.CDLL(str(library))
     raise RuntimeError("no NVRTC to compile CUDA kernels with: pip install -c constraints.txt nvidia-cuda-nvrtc")
 
