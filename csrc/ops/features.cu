@@ -83,10 +83,13 @@ extern "C" __global__ void __launch_bounds__(kColumns* kRows, 2) stage_two(Stage
   const float* column =
       job.smoothed.data + job.smoothed.at(job.smoothed.start[0], mirror(y, job.length[1]), mirror(x, job.length[2]));
   const long long plane_step = job.smoothed.step(0);
-  const auto read = [&](int z) {  // z in the core's coordinates
-    return column[(mirror(job.start[0] + z, job.length[0]) - job.smoothed.start[0]) * plane_step];
+  // z counts from the core. Most planes lie inside the volume, and need no division to find out where the mirrors show
+  // them.
+  const auto inside = [&](int z) { return job.start[0] + z >= 0 && job.start[0] + z < job.length[0]; };
+  const auto read = [&](int z) {
+    const int from = inside(z) ? job.start[0] + z : mirror(job.start[0] + z, job.length[0]);
+    return column[(from - job.smoothed.start[0]) * plane_step];
   };
-
   const auto voxel = [&](int z) {
     return (static_cast<long long>(z) * job.shape[1] + y_local) * job.shape[2] + x_local;
   };
@@ -108,7 +111,8 @@ extern "C" __global__ void __launch_bounds__(kColumns* kRows, 2) stage_two(Stage
     }
     if (structure) {
       first[4][ty][tx] = p[4] + k.narrow * bracket(p[3], p[4], p[5]);
-      first[5][ty][tx] = k.slope * mirror_sign(job.start[0] + z + 2, job.length[0]) * (p[5] - p[3]);
+      const float sign_z = inside(z + 2) ? 1.0f : mirror_sign(job.start[0] + z + 2, job.length[0]);
+      first[5][ty][tx] = k.slope * sign_z * (p[5] - p[3]);
     }
     __syncthreads();
     // 2: along y.
