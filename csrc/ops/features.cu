@@ -6,9 +6,10 @@
 // for the passes along y and x. The gradients of five planes wait in registers for the structure tensor's integration.
 // Beyond the volume's border the smoothed volume is mirrored when it is read; a gradient changes its sign there, which
 // is taken back, so that the *products* are what is mirrored.
-// Cost of a voxel and scale, all filters: about 230 float32 and 200 float64 operations and two float64 divisions and
-// roots (eigenvalues); margins make the passes 2 times that (26 of 32 columns, 10 of 16 rows). Memory traffic: 4 bytes
-// read (8 from the cache), 40 written.
+// Cost of a voxel and scale, all filters: about 730 operations of float32 and 150 accesses to shared memory, two
+// reciprocals, two quotients and five roots; 6 of 32 columns and, before the last passes, up to 6 of 16 rows are
+// margins that neighbours make again. Memory traffic: 4 bytes read (8 from the cache), 40 written. benchmarks/cuda.md
+// has it by instruction.
 #include "core/field.h"
 #include "voxel/mirror.h"
 #include "voxel/stage_taps.h"
@@ -21,8 +22,8 @@ struct StageTwo {
   int length[3];         // of the volume: where the mirrors stand
   int start[3];          // the core
   int shape[3];
-  int planes;         // that a block walks over
-  StageTaps taps;     //
+  int planes;  // that a block walks over
+  StageTaps taps;
   float offset;       // added to smoothed channels
   long long channel;  // from one channel of an eigenvalue filter to the next
   // First voxel of each filter's first channel, null where it is not wanted.
@@ -78,12 +79,19 @@ extern "C" __global__ void __launch_bounds__(kColumns* kRows, 2) stage_two(Stage
   const bool row = ty >= kMargin && ty < kRows - kMargin;
   const bool writes =
       row && tx >= kMargin && tx < kColumns - kMargin && x_local < job.shape[2] && y_local < job.shape[1];
-  const float sign_y = mirror_sign(y, job.length[1]), sign_x = mirror_sign(x, job.length[2]);
+  const float slope_y = k.slope * mirror_sign(y, job.length[1]), slope_x = k.slope * mirror_sign(x, job.length[2]);
   const float* column =
       job.smoothed.data + job.smoothed.at(job.smoothed.start[0], mirror(y, job.length[1]), mirror(x, job.length[2]));
   const long long plane_step = job.smoothed.step(0);
-  const auto read = [&](int z) {  // z in the core's coordinates
-    return column[(mirror(job.start[0] + z, job.length[0]) - job.smoothed.start[0]) * plane_step];
+  // z counts from the core. Most planes lie inside the volume, and need no division to find out where the mirrors show
+  // them.
+  const auto inside = [&](int z) { return job.start[0] + z >= 0 && job.start[0] + z < job.length[0]; };
+  const auto read = [&](int z) {
+    const int from = inside(z) ? job.start[0] + z : mirror(job.start[0] + z, job.length[0]);
+    return column[(from - job.smoothed.start[0]) * plane_step];
+  };
+  const auto voxel = [&](int z) {
+    return (static_cast<long long>(z) * job.shape[1] + y_local) * job.shape[2] + x_local;
   };
 
   // Planes z - 2 .. z + 3 of the column, and gradients of planes z - 2 .. z + 2. The sweep begins four planes early, to
@@ -103,7 +111,8 @@ extern "C" __global__ void __launch_bounds__(kColumns* kRows, 2) stage_two(Stage
     }
     if (structure) {
       first[4][ty][tx] = p[4] + k.narrow * bracket(p[3], p[4], p[5]);
-      first[5][ty][tx] = k.slope * mirror_sign(job.start[0] + z + 2, job.length[0]) * (p[5] - p[3]);
+      const float sign_z = inside(z + 2) ? 1.0f : mirror_sign(job.start[0] + z + 2, job.length[0]);
+      first[5][ty][tx] = k.slope * sign_z * (p[5] - p[3]);
     }
     __syncthreads();
     // 2: along y.
@@ -124,37 +133,38 @@ extern "C" __global__ void __launch_bounds__(kColumns* kRows, 2) stage_two(Stage
     if (structure && ty >= 1 && ty < kRows - 1) {
       const float a = first[4][ty - 1][tx], b = first[4][ty][tx], c = first[4][ty + 1][tx], d = first[5][ty][tx];
       second[7][ty][tx] = b + k.narrow * bracket(a, b, c);
-      second[8][ty][tx] = k.slope * sign_y * (c - a);
+      second[8][ty][tx] = slope_y * (c - a);
       second[9][ty][tx] = d + k.narrow * bracket(first[5][ty - 1][tx], d, first[5][ty + 1][tx]);
     }
     __syncthreads();
     // 3: along x. The linear channels are done; the gradient of plane z + 2 is, too.
-    const long long voxel = (static_cast<long long>(z) * job.shape[1] + y_local) * job.shape[2] + x_local;
     if (linear && !fills && writes) {
       float v[5];
+      const long long at = voxel(z);
       along_x(second[0], ty, tx, v);
       const float gauss = smooth(v, k), dx = slope(v, k), xx = curve(v, k);
+      if (job.gaussian) job.gaussian[at] = gauss + job.offset;
+      if (job.difference) {
+        const float centre = second[6][ty][tx];
+        job.difference[at] = gauss - (centre + k.inner * bracket(second[6][ty][tx - 1], centre, second[6][ty][tx + 1]));
+      }
       along_x(second[1], ty, tx, v);
       const float dy = smooth(v, k), yx = slope(v, k);
-      along_x(second[2], ty, tx, v);
-      const float yy = smooth(v, k);
       along_x(second[3], ty, tx, v);
       const float dz = smooth(v, k), zx = slope(v, k);
+      if (job.magnitude) job.magnitude[at] = sqrtf(dz * dz + dy * dy + dx * dx);
+      along_x(second[2], ty, tx, v);
+      const float yy = smooth(v, k);
       along_x(second[4], ty, tx, v);
       const float zy = smooth(v, k);
       along_x(second[5], ty, tx, v);
       const float zz = smooth(v, k);
-      if (job.gaussian) job.gaussian[voxel] = gauss + job.offset;
-      if (job.laplacian) job.laplacian[voxel] = zz + yy + xx;
-      if (job.magnitude) job.magnitude[voxel] = sqrtf(dz * dz + dy * dy + dx * dx);
-      if (job.difference) {
-        const float centre = second[6][ty][tx];
-        job.difference[voxel] =
-            gauss - (centre + k.inner * bracket(second[6][ty][tx - 1], centre, second[6][ty][tx + 1]));
-      }
+      if (job.laplacian) job.laplacian[at] = zz + yy + xx;
       if (job.hessian) {
-        float* out = job.hessian + voxel;
-        sym_eigen3(zz, zy, zx, yy, yx, xx, out[0], out[job.channel], out[2 * job.channel]);
+        float e0, e1, e2;
+        sym_eigen3(zz, zy, zx, yy, yx, xx, e0, e1, e2);
+        float* out = job.hessian + at;
+        out[0] = e0, out[job.channel] = e1, out[2 * job.channel] = e2;
       }
     }
     if (structure) {
@@ -164,7 +174,7 @@ extern "C" __global__ void __launch_bounds__(kColumns* kRows, 2) stage_two(Stage
         const float a = second[8][ty][tx], b = second[9][ty][tx];
         gz[4] = b + k.narrow * bracket(second[9][ty][tx - 1], b, second[9][ty][tx + 1]);
         gy[4] = a + k.narrow * bracket(second[8][ty][tx - 1], a, second[8][ty][tx + 1]);
-        gx[4] = k.slope * sign_x * (second[7][ty][tx + 1] - second[7][ty][tx - 1]);
+        gx[4] = slope_x * (second[7][ty][tx + 1] - second[7][ty][tx - 1]);
       }
       if (!fills) {
         const float weight[5] = {k.g2, k.g1, k.g0, k.g1, k.g2};
@@ -198,8 +208,10 @@ extern "C" __global__ void __launch_bounds__(kColumns* kRows, 2) stage_two(Stage
           along_x(second[c], ty, tx, v);
           t[c] = smooth(v, k);
         }
-        float* out = job.structure + voxel;
-        sym_eigen3(t[0], t[1], t[2], t[3], t[4], t[5], out[0], out[job.channel], out[2 * job.channel]);
+        float e0, e1, e2;
+        sym_eigen3(t[0], t[1], t[2], t[3], t[4], t[5], e0, e1, e2);
+        float* out = job.structure + voxel(z);
+        out[0] = e0, out[job.channel] = e1, out[2 * job.channel] = e2;
       }
     }
 #pragma unroll

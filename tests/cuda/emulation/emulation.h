@@ -218,7 +218,9 @@ inline bool release() {
     }
   if (moved) return true;
   int line = -1;
+  bool some_ended = false;
   for (unsigned i = 0; i < n; ++i) {
+    some_ended = some_ended || all[i].state == Fibre::ended;
     if (all[i].state == Fibre::ended) continue;
     if (all[i].state == Fibre::at_warp_barrier) return fail("a warp operation that not all its lanes reach");
     if (line >= 0 && all[i].line != line)
@@ -226,6 +228,7 @@ inline bool release() {
                   std::to_string(all[i].line));
     line = all[i].line;
   }
+  if (line >= 0 && some_ended) return fail("a barrier that not all threads reach, line " + std::to_string(line));
   for (unsigned i = 0; i < n; ++i)
     if (all[i].state == Fibre::at_block_barrier) {
       all[i].state = Fibre::ready;

@@ -12,7 +12,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
-SANITIZE = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+SANITIZE = ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 
 _KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\) )?(\w+)\(')
 
@@ -25,19 +25,27 @@ def compiler() -> str:
     raise RuntimeError("CUDA kernels are tested by a C++ compiler: put c++ or g++ on the path, or name one in CXX")
 
 
+def kernel_names(file: Path) -> list[str]:
+    """The kernels of a .cu file."""
+    return _KERNEL.findall(file.read_text())
+
+
 class Emulation:
-    """Kernels of .cu files as functions, each file compiled when it is first used.
+    """Kernels of .cu files as functions, each file compiled when it is first used, unless `folder` has it already.
 
     `options` are the compiler's, `SANITIZE` for instance. `sources` maps a name to a file that is not in csrc/ops.
+    `launched` collects the names of the kernels that were run.
     """
 
     def __init__(self, folder: Path, *options: str, sources: dict[str, Path] | None = None) -> None:
         self.folder, self.options, self.sources = folder, options, sources or {}
-        self._built: dict[str, ctypes.CDLL] = {}
+        self.launched: set[str] = set()
+        self._loaded: dict[str, ctypes.CDLL] = {}
 
-    def library(self, name: str) -> ctypes.CDLL:
-        """The shared library of one file."""
-        if name not in self._built:
+    def build(self, name: str) -> Path:
+        """The shared library of one file, compiled now if it is not there."""
+        built = self.folder / f"{name}.so"
+        if not built.exists():
             kernels = self.sources.get(name, ROOT / "csrc" / "ops" / f"{name}.cu")
             lines = [
                 '#include "emulation.h"',
@@ -45,24 +53,20 @@ class Emulation:
                 "namespace cryoet {}",
                 "using namespace cryoet;",
             ]
-            lines += [f"EMULATED_KERNEL({kernel})" for kernel in _KERNEL.findall(kernels.read_text())]
-            source, built = self.folder / f"{name}.cpp", self.folder / f"{name}.so"
+            lines += [f"EMULATED_KERNEL({kernel})" for kernel in kernel_names(kernels)]
+            source = built.with_suffix(".cpp")
             source.write_text("\n".join([*lines, ""]))
-            # As the package is compiled: results are to agree with the CPU's.
-            flags = [
-                "-std=c++17",
-                "-O1",
-                "-ffp-contract=fast",
-                "-fno-math-errno",
-                "-fPIC",
-                "-shared",
-                "-Wno-unknown-pragmas",
-            ]
+            # Sums contracted as the package's are.
+            flags = ["-std=c++17", "-O1", "-ffp-contract=fast", "-fPIC", "-shared", "-Wno-unknown-pragmas"]
             includes = [f"-I{HERE}", f"-I{ROOT / 'csrc'}"]
-            command = [compiler(), *flags, *self.options, *includes, str(source), "-o", str(built)]
-            subprocess.run(command, check=True)
-            self._built[name] = ctypes.CDLL(str(built))
-        return self._built[name]
+            subprocess.run([compiler(), *flags, *self.options, *includes, source, "-o", built], check=True)
+        return built
+
+    def library(self, name: str) -> ctypes.CDLL:
+        """The same, loaded."""
+        if name not in self._loaded:
+            self._loaded[name] = ctypes.CDLL(str(self.build(name)))
+        return self._loaded[name]
 
     def launch(
         self,
@@ -90,3 +94,4 @@ class Emulation:
         run = getattr(library, f"launch_{kernel}")
         if run(three(*grid), three(*block), ctypes.c_size_t(shared), ctypes.c_uint(seed), values, error, len(error)):
             raise RuntimeError(f"{kernel}: {error.value.decode()}")
+        self.launched.add(kernel)
