@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What the card does for the main job: training steps, tiled inference and frames, beside the CPU where it is quick.
+"""What the card does for the main job: pixel classification, training steps, tiled inference.
 
-`python benchmarks/gpu.py [--results DIR] [--edge N]`; run by `make gpu`.
+`python benchmarks/gpu.py [--results DIR] [--edge N]`; run by `make gpu`. Pixel classification needs CuPy, the rest
+torch.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ import numpy as np
 import torch
 
 import cryoet_engine as ce
+import gpu_pixel_classification
 import harness
+from cryoet_engine._checks import CryoETError
+from cryoet_engine.cuda.device import card
 from cryoet_engine.training import TrainingSettings
 
 
@@ -49,6 +53,10 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("gpu: torch sees no card", file=sys.stderr)
         return 1
+    try:
+        print(harness.record("gpu_pixel_classification", gpu_pixel_classification.measure(card("gpu")), args.results))
+    except CryoETError as error:
+        print(f"gpu: pixel classification was not measured: {error}", file=sys.stderr)
     rng = np.random.default_rng(0)
     volume = ce.Volume(rng.standard_normal((args.edge,) * 3, dtype=np.float32))
     labels = volume.with_data(rng.integers(1, 5, volume.shape, dtype=np.uint8))

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include "ops/features.h"
 
+#include <algorithm>
 #include <array>
+#include <cstring>
 
 #include "bindings/arrays.h"
 #include "bindings/features.h"
+#include "voxel/stage_taps.h"
 
 namespace cryoet {
 
@@ -52,11 +55,33 @@ static void py_features(const FeaturePlan& plan, const Array<float>& block, std:
   compute_features(view, core, plan, threads, {v.data, v.stride_c, v.stride_z, v.stride_y});
 }
 
+// What the CUDA kernel of stage two takes, in the order of its structure.
+static Array<float> py_stage_taps(double sigma) {
+  require(sigma >= 0.3 && sigma <= 1000.0, "scales lie between 0.3 and 1000 voxels");
+  const StageTaps taps = stage_taps(sigma);
+  Array<float> out(sizeof taps / sizeof(float));
+  std::memcpy(out.mutable_data(), &taps, sizeof taps);
+  return out;
+}
+
 void bind_features(py::module_& m) {
   py::class_<FeaturePlan>(m, "FeaturePlan")
       .def(py::init(&feature_plan), py::kw_only(), py::arg("two_stage"), py::arg("offset"), py::arg("sigmas"),
            py::arg("channels"), py::arg("planar"), py::arg("n_channels"))
-      .def_property_readonly("halo", &FeaturePlan::halo);
+      .def_property_readonly("halo", &FeaturePlan::halo)
+      .def_readonly("two_stage", &FeaturePlan::two_stage)
+      .def_readonly("offset", &FeaturePlan::offset)
+      .def_readonly("n_channels", &FeaturePlan::n_channels)
+      .def_property_readonly("scales", [](const FeaturePlan& plan) {
+        std::vector<std::tuple<double, bool, std::array<int, kFilters>>> scales;
+        for (const Scale& scale : plan.scales) {
+          std::array<int, kFilters> channel{};
+          std::copy(scale.channel, scale.channel + kFilters, channel.begin());
+          scales.emplace_back(scale.sigma, scale.planar, channel);
+        }
+        return scales;
+      });
+  m.def("stage_taps", &py_stage_taps, py::arg("sigma"));
   m.def("features", &py_features, py::arg("plan"), py::arg("block").noconvert(), py::arg("start"), py::arg("shape"),
         py::arg("threads"), py::arg("out").noconvert());
 }

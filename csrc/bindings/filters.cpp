@@ -38,9 +38,17 @@ static Array<float> py_eigenvalues(const std::array<Array<float>, 6>& tensor, in
   return out;
 }
 
+static Array<float> py_gaussian_taps(double sigma, int order, double window) {
+  require(sigma > 0 && window > 0 && sigma * window < 1e6, "sigma and window must be positive and small enough");
+  require(order >= 0 && order <= 2, "orders are 0, 1 or 2");
+  const Taps taps = gaussian(sigma, order, window);
+  return Array<float>(static_cast<py::ssize_t>(taps.values.size()), taps.values.data());
+}
+
 void bind_filters(py::module_& m) {
   m.def("gaussian", &py_gaussian, py::arg("volume").noconvert(), py::arg("sigma"), py::arg("order"), py::arg("window"),
         py::arg("threads"));
+  m.def("gaussian_taps", &py_gaussian_taps, py::arg("sigma"), py::arg("order"), py::arg("window"));
   m.def("symmetric_eigenvalues", &py_eigenvalues, py::arg("tensor"), py::arg("threads"));
 }
 

@@ -8,26 +8,15 @@
 #include "core/parallel.h"
 #include "core/simd.h"
 #include "voxel/gaussian_taps.h"
+#include "voxel/stage_taps.h"
 #include "voxel/sym_eigen2.h"
 #include "voxel/sym_eigen3.h"
 
 namespace cryoet {
 namespace {
 
-constexpr double kSmoothingWindow = 3.5, kFilterWindow = 2.0;
-constexpr double kInner = 0.66;      // DifferenceOfGaussians: sigma of the narrower one
-constexpr double kDerivative = 0.5;  // StructureTensorEigenvalues: sigma of the derivatives, integration at 1
-constexpr long kMargin = 3;          // of stage two: integration radius 2, derivative radius 1
-
-// Stage two at s' <= 1 and window 2 has radii of at most 2 (derivatives of the structure tensor and inner Gaussian: 1).
-struct StageTaps {
-  float g0, g1, g2;  // Gaussian
-  float d1, d2;      // first derivative, antisymmetric
-  float h1, h2;      // second derivative
-  float inner;       // side tap of the inner Gaussian of the difference
-  float narrow;      // side tap of the structure tensor's Gaussian
-  float slope;       // side tap of the structure tensor's derivative
-};
+constexpr double kSmoothingWindow = 3.5;
+constexpr long kMargin = 3;  // of stage two: integration radius 2, derivative radius 1
 
 struct StageJob {
   const float* p;  // smoothed volume at voxel (0, 0, 0) of the tile; three more voxels can be read on each side
@@ -61,21 +50,6 @@ namespace cryoet {
 namespace {
 
 double smoothing_sigma(double s) { return s > 1.0 ? std::sqrt(s * s - 1.0) : s; }
-
-StageTaps stage_taps(double s) {
-  const double own = s > 1.0 ? 1.0 : s;
-  const auto side = [](const Taps& t, int i) { return i <= t.radius ? t.values[t.radius + i] : 0.0f; };
-  const Taps g = gaussian(own, 0, kFilterWindow), d = gaussian(own, 1, kFilterWindow),
-             h = gaussian(own, 2, kFilterWindow);
-  StageTaps k;
-  k.g0 = g.values[g.radius], k.g1 = side(g, 1), k.g2 = side(g, 2);
-  k.d1 = side(d, 1), k.d2 = side(d, 2);
-  k.h1 = side(h, 1), k.h2 = side(h, 2);
-  k.inner = side(gaussian(kInner * own, 0, kFilterWindow), 1);
-  k.narrow = side(gaussian(kDerivative * own, 0, kFilterWindow), 1);
-  k.slope = side(gaussian(kDerivative * own, 1, kFilterWindow), 1);
-  return k;
-}
 
 Box grown_all(Box box, long radius, const long block[3]) {
   for (int axis = 0; axis < 3; ++axis) box = grown(box, axis, radius, block);

@@ -2,10 +2,6 @@
 // Eigenvalues of a symmetric 2x2 matrix, descending.
 #pragma once
 
-#ifndef __CUDACC_RTC__
-#include <cmath>
-#endif
-
 #include "core/platform.h"
 
 namespace cryoet {

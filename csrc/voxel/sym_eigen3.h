@@ -2,12 +2,8 @@
 // Eigenvalues of a symmetric 3x3 matrix in closed form, descending.
 #pragma once
 
-#ifndef __CUDACC_RTC__
-#include <cmath>
-#include <cstring>
-#endif
-
 #include "core/platform.h"
+#include "voxel/float_bits.h"
 
 namespace cryoet {
 
@@ -15,22 +11,7 @@ namespace cryoet {
 CRYOET_HD float larger(float a, float b) { return a > b ? a : b; }
 
 // The power of two 1/2^e for a positive normal float 2^e <= m < 2^(e+1): scaling by it is exact.
-CRYOET_HD float inverse_power_of_two(float m) {
-  unsigned bits;
-#ifdef __CUDA_ARCH__
-  bits = __float_as_uint(m);
-#else
-  std::memcpy(&bits, &m, sizeof bits);
-#endif
-  bits = 0x7f000000u - (bits & 0x7f800000u);
-#ifdef __CUDA_ARCH__
-  return __uint_as_float(bits);
-#else
-  float scale;
-  std::memcpy(&scale, &bits, sizeof scale);
-  return scale;
-#endif
-}
+CRYOET_HD float inverse_power_of_two(float m) { return float_of_bits(0x7f000000u - (bits_of_float(m) & 0x7f800000u)); }
 
 // The trigonometric solution of the deviatoric part B = A - q I (O. K. Smith, Comm. ACM 4, 168, 1961): with
 // p^2 = tr(B^2)/6 and t = det(B)/(2 p^3) = cos(3 phi), the roots are q + 2p cos(phi + 2 pi k/3).

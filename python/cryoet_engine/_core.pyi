@@ -20,6 +20,9 @@ def release_memory() -> None:
     """Give the buffers that kernels keep for the next block back to the system."""
 
 def gaussian(volume: _Float32, sigma: float, order: _Triple, window: float, threads: int) -> _Float32: ...
+def gaussian_taps(sigma: float, order: int, window: float) -> _Float32:
+    """The 2r + 1 taps that `gaussian` correlates with."""
+
 def symmetric_eigenvalues(tensor: Sequence[_Float32], threads: int) -> _Float32: ...
 def bilateral(
     block: _Float32,
@@ -72,6 +75,18 @@ class FeaturePlan:
     ) -> None: ...
     @property
     def halo(self) -> int: ...
+    @property
+    def two_stage(self) -> bool: ...
+    @property
+    def offset(self) -> float: ...
+    @property
+    def n_channels(self) -> int: ...
+    @property
+    def scales(self) -> list[tuple[float, bool, list[int]]]:
+        """Sigma, whether it is planar, and the first channel of each filter (-1: not wanted)."""
+
+def stage_taps(sigma: float) -> _Float32:
+    """The taps of stage two (csrc/voxel/stage_taps.h), in the order of its structure."""
 
 def features(
     plan: FeaturePlan, block: _Float32, start: _Triple, shape: _Triple, threads: int, out: _Float32

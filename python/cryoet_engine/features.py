@@ -21,6 +21,7 @@ import numpy.typing as npt
 from . import _core
 from ._checks import input_error
 from ._progress import Progress, silent
+from .cuda import arrays
 from .tiling import Block, blocks
 from .volume import Float32Array, Region, Volume, statistics
 
@@ -272,14 +273,19 @@ def feature_stack(
     """All channels of a (small) volume, float32 (channels, z, y, x) in the order of `spec.channel_names`.
 
     offset: see `FeatureSource`; by default the volume's mean. 61 channels take 244 bytes a voxel: for whole
-    tomograms let `PixelClassifier` stream them.
+    tomograms let `PixelClassifier` stream them. A volume on an NVIDIA card (CuPy's, torch's) is computed there, and
+    the answer is a CuPy array.
     """
-    source_volume = as_volume(volume, "feature_stack")
     spec = FeatureSpec() if spec is None else spec
+    if offset is not None and not math.isfinite(offset):
+        raise input_error("feature_stack", "offset", expected="a finite number", got=offset)
+    on_card = arrays.card_array(volume)
+    if on_card is not None:
+        found: Float32Array = arrays.feature_stack(on_card, spec._plan, offset)
+        return found
+    source_volume = as_volume(volume, "feature_stack")
     if offset is None:
         offset = conditioning_offset(source_volume)
-    elif not math.isfinite(offset):
-        raise input_error("feature_stack", "offset", expected="a finite number", got=offset)
     source = FeatureSource(source_volume, spec, offset, n_threads=n_threads)
     out = np.empty((spec.n_channels, *source_volume.shape), np.float32)
     parts = list(blocks(source_volume.shape, block_shape(block, spec, "feature_stack"), spec.halo))

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Filters on whole volumes, flat functions: numpy arrays or `Volume`s (z, y, x) in, float32 of the same kind out.
 
+What is made of Gaussian derivatives takes arrays on an NVIDIA card too (CuPy's, torch's): it is computed there, and the
+answer is a CuPy array.
+
 Lengths are in voxels. Kernels are sampled Gaussians truncated at floor(window * sigma + 0.5) voxels; at the border
 a volume is mirrored without repeating its edge sample (scipy's mode="mirror"), as often as an axis shorter than the
 window needs. An axis of length one has no derivative along it. No function looks at a statistic of the volume, so a
@@ -20,6 +23,7 @@ from scipy import optimize
 
 from . import _core
 from ._checks import input_error
+from .cuda import arrays
 from .volume import Float32Array, Volume
 
 #: 41^3 taps a voxel: beyond it a bilateral filter would never come to its end.
@@ -29,6 +33,10 @@ VolumeOrArray = TypeVar("VolumeOrArray", Volume, npt.NDArray[Any])
 
 
 def _array(volume: Volume | npt.NDArray[Any], where: str) -> Float32Array:
+    on_card = arrays.card_array(volume)
+    if on_card is not None:
+        found: Float32Array = arrays.volume_on_card(on_card, where)
+        return found
     data = volume.numpy() if isinstance(volume, Volume) else np.asarray(volume)
     if data.ndim != 3 or 0 in data.shape:
         raise input_error(where, "volume", expected="(z, y, x) with no empty axis", got=f"shape {data.shape}")
@@ -58,7 +66,11 @@ def _derivative(where: str, sigma: float, window: float) -> Callable[[Float32Arr
             raise input_error(
                 where, "sigma", expected=f"at least {0.5 / window:.3g} voxels for a derivative", got=sigma
             )
-        return _core.gaussian(data, sigma, (order[0], order[1], order[2]), window, 0)
+        orders = (order[0], order[1], order[2])
+        if arrays.card_array(data) is not None:
+            found: Float32Array = arrays.gaussian(data, sigma, orders, window)
+            return found
+        return _core.gaussian(data, sigma, orders, window, 0)
 
     return apply
 
@@ -118,7 +130,13 @@ def structure_tensor_eigenvalues(
     derivative = _derivative(where, _sigma(derivative_sigma, where, "derivative_sigma"), window)
     integrate = _derivative(where, _sigma(integration_sigma, where, "integration_sigma"), window)
     slope = [derivative(data, _order(axis)) for axis in range(3)]
-    tensor = [integrate(slope[a] * slope[b], (0, 0, 0)) for a in range(3) for b in range(a, 3)]
+    return _eigenvalues([integrate(slope[a] * slope[b], (0, 0, 0)) for a in range(3) for b in range(a, 3)])
+
+
+def _eigenvalues(tensor: list[Float32Array]) -> Float32Array:
+    if arrays.card_array(tensor[0]) is not None:
+        found: Float32Array = arrays.symmetric_eigenvalues(tensor)
+        return found
     return _core.symmetric_eigenvalues(tensor, 0)
 
 
@@ -128,7 +146,7 @@ def hessian_of_gaussian_eigenvalues(
     """Eigenvalues of the matrix of second Gaussian derivatives, (3, z, y, x), largest first."""
     where = "hessian_of_gaussian_eigenvalues"
     data, derivative = _array(volume, where), _derivative(where, _sigma(sigma, where), window)
-    return _core.symmetric_eigenvalues([derivative(data, _order(a, b)) for a in range(3) for b in range(a, 3)], 0)
+    return _eigenvalues([derivative(data, _order(a, b)) for a in range(3) for b in range(a, 3)])
 
 
 def bilateral_radius(*, sigma_vox: float, sigma_range: float, window: float) -> int:
@@ -154,6 +172,11 @@ def bilateral(volume: VolumeOrArray, *, sigma_vox: float, sigma_range: float, wi
     be smoothed, those well above it are borders; about the noise's standard deviation or twice that is a start.
     Exact over a cube of radius r = floor(window * sigma_vox + 0.5): (2 r + 1)^3 taps a voxel, 343 at sigma_vox 1.5.
     """
+    if arrays.card_array(volume) is not None:
+        raise input_error(
+            "bilateral", "volume", expected="a numpy array or a Volume of one", got="an array on a card",
+            fix="copy it to the host first; this filter runs on the CPU",
+        )  # fmt: skip
     data = _array(volume, "bilateral")
     bilateral_radius(sigma_vox=sigma_vox, sigma_range=sigma_range, window=window)
     z, y, x = data.shape

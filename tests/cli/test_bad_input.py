@@ -269,6 +269,13 @@ def test_run_finds_wrong_settings_before_the_work(option: tuple[object, ...], ro
     room.refuses("run", *words, *option, "-o", room.path("out"), says=())
 
 
+def test_a_card_that_cannot_be_used_is_told_before_the_work(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (room.path("tomogram.mrc"), "--labels", room.path("strokes.mrc"), "--classes", CLASSES, "--device", "cuda")
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    for command, out in (("pseudolabel", "soft.zarr"), ("run", "out")):
+        room.refuses(command, *words, "-o", room.path(out), says=("expected CuPy", "cryoet-engine[cuda]"))
+
+
 def test_a_usage_error_is_one_line(room: Room) -> None:
     outcome = room.cryoet("train", "--pair", "a", "b", "--classes", "a,a", "-o", "x")
     assert outcome.status == 2

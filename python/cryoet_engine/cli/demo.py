@@ -77,7 +77,9 @@ def _strokes(current: Job, first: Tomogram) -> Volume:
     return current.stage("strokes", draw, lambda: io.read_volume(path))
 
 
-def _carry(current: Job, forest: PixelClassifier, second: Tomogram, bars: Bars) -> list[SoftSegmentation]:
+def _carry(
+    current: Job, forest: PixelClassifier, second: Tomogram, wishes: pseudolabel.Wishes, bars: Bars
+) -> list[SoftSegmentation]:
     """The forest on the other tomogram: as ilastik carries it, and with the grey scale matched first."""
     from .. import io
 
@@ -86,7 +88,7 @@ def _carry(current: Job, forest: PixelClassifier, second: Tomogram, bars: Bars) 
         path = current.folder / f"{name}.zarr"
 
         def work(path: Path = path, match: bool = match) -> SoftSegmentation:
-            return pseudolabel.predict(forest, second.volume, path, match_intensity=match, progress=bars)
+            return pseudolabel.predict(forest, second.volume, path, match_intensity=match, wishes=wishes, progress=bars)
 
         stage = "forest carried over, grey matched" if match else "forest carried over"
         results.append(current.stage(stage, work, lambda path=path: io.read_segmentation(path)))  # type: ignore[misc]
@@ -105,7 +107,7 @@ def run(args: argparse.Namespace) -> None:
         first, second = _simulate(current, bars)
         marks = _strokes(current, first)
         forest, soft = whole_job.learn(current, first.volume, marks, args, bars, CLASSES, "soft_first.zarr")
-        carried, matched = _carry(current, forest, second, bars)
+        carried, matched = _carry(current, forest, second, pseudolabel.Wishes(device=args.device), bars)
         proba = current.stage(
             "segmentation of the second",
             lambda: segment.predict(

@@ -62,6 +62,15 @@ def _opengl() -> bool:
     return True
 
 
+def _kernels_on_the_card() -> None:
+    from ..cuda.device import card
+
+    try:
+        _line(True, "CUDA kernels", f"{card('doctor').name}, CuPy")
+    except CryoETError as error:
+        _line(None, "CUDA kernels", str(error))
+
+
 def _gpu() -> None:
     try:
         import torch
@@ -91,5 +100,6 @@ def run(args: argparse.Namespace) -> None:
     whole &= _native()
     whole &= _opengl()
     _gpu()
+    _kernels_on_the_card()
     if not whole:
         raise MissingDependencyError("something that is needed is missing; the lines above say how to get it")

@@ -40,6 +40,7 @@ from ._console import (
 )
 
 if TYPE_CHECKING:
+    from ..cuda.device import DeviceName
     from ..features import FeatureSpec
     from ..forest import PixelClassifier
     from ..volume import SoftSegmentation, Volume
@@ -140,6 +141,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory", type=memory_size, metavar="SIZE", help="stay under this, as 4G or 500M; the result is the same"
     )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where voxels are classified; auto: on an NVIDIA card where there is one, and CuPy",
+    )
     parser.add_argument("--report", metavar="FILE", help="what the forest holds and leans on, .md or .json")
     add_forest_arguments(parser)
 
@@ -175,11 +182,12 @@ def fit(
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """What `predict` may be asked for beside probabilities. maps: files by name (see PixelClassifier.predict_proba)."""
+    """What `predict` may be asked for; see PixelClassifier.predict_proba. maps: files by name."""
 
     maps: Mapping[str, Path] = field(default_factory=dict)
     extra: Mapping[str, Volume] | list[Volume] = field(default_factory=list)
     memory: int | None = None
+    device: DeviceName = "auto"
 
 
 def predict(
@@ -217,6 +225,7 @@ def predict(
             maps=maps,
             extra=wishes.extra,
             memory=wishes.memory,
+            device=wishes.device,
             match_intensity=match_intensity,
             progress=progress,
         )
@@ -248,6 +257,7 @@ def _map_notes(name: str, file: Path, dtype: str, classes: tuple[str, ...]) -> t
 def run(args: argparse.Namespace) -> None:
     """Strokes or a forest in, soft pseudo labels out."""
     from .. import io
+    from ..cuda.device import choose_device
     from ._forest import write_report
 
     output = need_suffix(args.output, (".zarr",))
@@ -269,6 +279,7 @@ def run(args: argparse.Namespace) -> None:
     outputs = [output, args.save_forest, *maps.values(), report]
     inputs = [args.tomogram, args.labels, args.forest, *(path for _, path in args.extra)]
     guard_outputs(outputs, inputs)
+    choose_device(args.device, where="--device")  # before the forest is grown
     volume = open_tomogram(args)
     with Bars() as bars:
         if args.forest:
@@ -279,7 +290,7 @@ def run(args: argparse.Namespace) -> None:
             forest = fit(volume, io.read_volume(args.labels), args.classes, args, bars)
         if args.save_forest:
             forest.save(args.save_forest)
-        wishes = Wishes(maps=maps, extra=open_extra(args), memory=args.memory)
+        wishes = Wishes(maps=maps, extra=open_extra(args), memory=args.memory, device=args.device)
         predict(
             forest,
             volume,

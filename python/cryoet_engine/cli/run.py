@@ -58,9 +58,11 @@ def add_stage_arguments(parser: argparse.ArgumentParser) -> None:
 
 def check_settings(args: argparse.Namespace, classes: tuple[str, ...]) -> None:
     """Find what is wrong before hours of work, not after."""
+    from ..cuda.device import choose_device
     from ..models import model_names
     from ..tiling import tile_starts
 
+    choose_device(args.device, where="--device")
     render.settings_of(args)
     train.settings_of(args)
     tile_starts(2 * args.tile, args.tile, args.overlap)
@@ -110,7 +112,9 @@ def learn(
     forest = current.stage("forest", fit, lambda: PixelClassifier.load(folder / FOREST))
     soft = current.stage(
         "pseudo labels",
-        lambda: pseudolabel.predict(forest, volume, folder / soft_name, progress=bars),
+        lambda: pseudolabel.predict(
+            forest, volume, folder / soft_name, wishes=pseudolabel.Wishes(device=args.device), progress=bars
+        ),
         lambda: io.read_segmentation(folder / soft_name),
     )
 

@@ -13,7 +13,8 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,17 @@ import numpy.typing as npt
 from .. import _core
 from .._checks import file_error, input_error
 from .._progress import Progress, silent
+from ..cuda import arrays
+from ..cuda.device import Device, DeviceName, choose_device
+from ..cuda.forest import CardTables
+from ..cuda.stream import card_block, classified
 from ..features import FeatureSource, FeatureSpec, as_volume, block_shape, core_of
-from ..io import partial_path
 from ..tiling import Block, blocks_by_chunk
 from ..volume import Float32Array, Grid, SoftSegmentation, Statistics, Volume, statistics
 from .extra import Extra, extra_volumes, matching
 from .ilastik import read_project
 from .importance import FeatureImportance, importance_of
-from .memory import BLOCKS, CHUNK, BlockCost
+from .memory import BLOCKS, CHUNK, BlockCost, bytes_of, resident_bytes
 from .outputs import Chunks, Outputs, SegmentationOutput, VolumeOutput, as_segmentation, outputs_for, probability_type
 from .packing import LEAF, Tables, out_of_bag_error, pack
 from .storage import FORMAT, TrainingRecord, importance_from, read_file, spec_from, training_from
@@ -233,8 +237,11 @@ class PixelClassifier:
         return self._forest
 
     def predict_rows(self, x: npt.ArrayLike) -> Float32Array:
-        """Probabilities (n, classes) of plain samples (n, features); both float32."""
+        """Probabilities (n, classes) of plain samples (n, features); both float32. On a card if they lie there."""
         forest = self._ready("predict_rows")
+        if arrays.card_array(x) is not None:
+            found: Float32Array = arrays.predict_rows(self._tables, x)
+            return found
         given = np.asarray(x)
         if given.dtype.kind not in "fiub":
             raise input_error("predict_rows", "x", expected="real numbers", got=given.dtype)
@@ -251,11 +258,15 @@ class PixelClassifier:
 
         dtype: of the result, float32, or uint8 or uint16 as `volume.quantise` stores them.
         Neighbouring voxels go through the forest together: several times faster than `predict_rows`.
+        Channels on an NVIDIA card are classified there, and the answer is a CuPy array.
 
         Errors: InputError for another number of channels or axes, and for NaN, infinite or complex values.
         """
         forest = self._ready("predict_channels")
         kind = probability_type(dtype, "predict_channels")
+        if arrays.card_array(channels) is not None:
+            found: npt.NDArray[Any] = arrays.predict_channels(self._tables, channels, kind)
+            return found
         given = np.asarray(channels)
         if given.dtype.kind not in "fiub":
             raise input_error("predict_channels", "channels", expected="real numbers", got=given.dtype)
@@ -285,6 +296,7 @@ class PixelClassifier:
         block: int | Sequence[int] | None = None,
         memory: float | str | None = None,
         match_intensity: bool = False,
+        device: DeviceName = "auto",
         progress: Progress = silent,
     ) -> SoftSegmentation:
         """Class probabilities of every voxel, block by block.
@@ -300,9 +312,11 @@ class PixelClassifier:
         the halo; small ones cost time.
         match_intensity: shift and stretch the volume to the mean and standard deviation of the training tomogram
         first, for another tomogram on another grey scale.
+        device: "cuda" is an NVIDIA card, "auto" that where there is one (and CuPy), else the CPU. The forest answers
+        the same on both; features differ by float32 rounding, so that a voxel may fall on the other side of a node.
 
-        Errors: InputError for outputs and channels that do not fit, NaN or infinite voxels, and for too little memory
-        (it names the least that works).
+        Errors: InputError for outputs and channels that do not fit, NaN or infinite voxels, for too little memory
+        (it names the least that works), and for "cuda" without a card; MissingDependencyError for it without CuPy.
         """
         forest = self._ready("predict_proba")
         tomogram = as_volume(volume, "predict_proba")
@@ -314,23 +328,21 @@ class PixelClassifier:
             )  # fmt: skip
         channels = matching(extra, self.extra, tomogram, "predict_proba")
         outputs = outputs_for(tomogram.shape, len(self.classes), dtype=dtype, out=out, maps=maps)
+        if memory is not None and block is not None:
+            raise input_error("predict_proba", "block, memory", expected="one of them", got="both")
+        card = choose_device(device, where="predict_proba")
         source = self._source(tomogram, match_intensity, channels)
-        if memory is not None:
-            if block is not None:
-                raise input_error("predict_proba", "block, memory", expected="one of them", got="both")
-            block = BlockCost(source=source, output_bytes=self._output_bytes(outputs)).largest_within(
-                memory, outputs.in_memory
-            )
-        elif block is None and self.spec.compat == "ilastik":
-            block = BLOCKS[0]
+        if block is None:
+            block = self._block(source, outputs, memory, card)
         size = block_shape(block, self.spec, "predict_proba")
         chunks = list(blocks_by_chunk(tomogram.shape, size, CHUNK, self.spec.halo))
         parts = [part for _, inner in chunks for part in inner]
         results = Chunks(outputs, chunks)
         progress("classifying voxels", 0, len(parts))
-        for done, (part, proba) in enumerate(self._classified(forest, source, parts, outputs.block_type), start=1):
-            results.add(part, proba)
-            progress("classifying voxels", done, len(parts))
+        with closing(self._classified(forest, source, parts, outputs.block_type, card)) as classified_parts:
+            for done, (part, proba) in enumerate(classified_parts, start=1):
+                results.add(part, proba)
+                progress("classifying voxels", done, len(parts))
         return as_segmentation(outputs.probabilities, self.classes, tomogram)
 
     def suggest(
@@ -391,10 +403,33 @@ class PixelClassifier:
         computed = outputs.block_type.itemsize
         return n * (computed + stored) + (16 + 8 * len(outputs.maps) if outputs.maps else 0)
 
+    def _block(
+        self, source: FeatureSource, outputs: Outputs, memory: float | str | None, card: Device | None
+    ) -> tuple[int, int, int] | None:
+        """The largest block that fits; None: the default of the specification."""
+        output_bytes = self._output_bytes(outputs)
+        if card is not None:
+            room = None if memory is None else bytes_of(memory) - resident_bytes() - outputs.in_memory
+            return card_block(
+                card, source, CardTables.of(self._tables), outputs.block_type, source.volume.shape,
+                host_memory=room, output_bytes=output_bytes, chunk=CHUNK,
+            )  # fmt: skip
+        if memory is not None:
+            return BlockCost(source=source, output_bytes=output_bytes).largest_within(memory, outputs.in_memory)
+        return BLOCKS[0] if self.spec.compat == "ilastik" else None
+
     def _classified(
-        self, forest: _core.Forest, source: FeatureSource, parts: Sequence[Block], kind: np.dtype[Any]
-    ) -> Iterator[tuple[Block, npt.NDArray[Any]]]:
+        self,
+        forest: _core.Forest,
+        source: FeatureSource,
+        parts: Sequence[Block],
+        kind: np.dtype[Any],
+        card: Device | None,
+    ) -> Generator[tuple[Block, npt.NDArray[Any]], None, None]:
         """Each block with its probabilities (class, z, y, x), stored as `kind`."""
+        if card is not None:
+            yield from classified(card, source, CardTables.of(self._tables), parts, kind)
+            return
         for part in parts:
             start, core = core_of(part)
             proba = np.empty((len(self.classes), *core), kind)
@@ -439,6 +474,8 @@ class PixelClassifier:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a safetensors file: packed trees, and everything needed to use them as JSON in its header."""
         from safetensors.numpy import save
+
+        from ..io import partial_path  # a machine that only computes needs no file libraries
 
         self._ready("save")
         header = {

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""Kernels on NVIDIA cards."""

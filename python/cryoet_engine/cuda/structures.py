@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""The structures that kernels take, field by field as the .cu files define them. Addresses are the card's."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from dataclasses import dataclass
+
+_Int3 = ctypes.c_int * 3
+_Pointer = ctypes.c_void_p
+_Long = ctypes.c_longlong
+_Triple = tuple[int, int, int]
+
+
+def triple(values: _Triple) -> ctypes.Array[ctypes.c_int]:
+    """Three numbers along (z, y, x)."""
+    return _Int3(*values)
+
+
+@dataclass(frozen=True)
+class Box:
+    """Voxels of a block, in its coordinates (z, y, x)."""
+
+    start: _Triple
+    shape: _Triple
+
+    @property
+    def voxels(self) -> int:
+        """How many there are."""
+        return math.prod(self.shape)
+
+    def grown(self, radius: int, length: _Triple, axes: tuple[int, ...] = (0, 1, 2)) -> Box:
+        """With `radius` voxels more on both sides along `axes`, as far as the block, of shape `length`, goes."""
+        start, shape = list(self.start), list(self.shape)
+        for axis in axes:
+            start[axis] = max(self.start[axis] - radius, 0)
+            shape[axis] = min(self.start[axis] + self.shape[axis] + radius, length[axis]) - start[axis]
+        return Box((start[0], start[1], start[2]), (shape[0], shape[1], shape[2]))
+
+
+@dataclass(frozen=True)
+class Field:
+    """float32 voxels of a box, in C order, on the card (csrc/core/field.h)."""
+
+    address: int
+    box: Box
+
+    @property
+    def job(self) -> DeviceField:
+        """As kernels take it."""
+        return DeviceField(self.address, triple(self.box.start), triple(self.box.shape))
+
+
+class DeviceField(ctypes.Structure):
+    """csrc/core/field.h."""
+
+    _fields_ = (("data", _Pointer), ("start", _Int3), ("shape", _Int3))
+
+
+class StageTaps(ctypes.Structure):
+    """csrc/voxel/stage_taps.h."""
+
+    _fields_ = (("taps", ctypes.c_float * 10),)
+
+
+class Convolution(ctypes.Structure):
+    """convolve_z, convolve_y, convolve_x, convolve_x_far."""
+
+    _fields_ = (
+        ("source", DeviceField),
+        ("out", DeviceField),
+        ("taps", _Pointer),
+        ("length", _Int3),
+        ("radius", ctypes.c_int),
+        ("derivative", ctypes.c_int),
+        ("subtract", ctypes.c_float),
+    )
+
+
+class Eigenvalues(ctypes.Structure):
+    """symmetric_eigenvalues."""
+
+    _fields_ = (("tensor", _Pointer * 6), ("out", _Pointer * 3), ("n", _Long))
+
+
+class Eigenvalues2(ctypes.Structure):
+    """symmetric_eigenvalues_2."""
+
+    _fields_ = (("tensor", _Pointer * 3), ("out", _Pointer * 2), ("n", _Long))
+
+
+class Product(ctypes.Structure):
+    """multiply."""
+
+    _fields_ = (("a", _Pointer), ("b", _Pointer), ("out", _Pointer), ("n", _Long))
+
+
+class Combination(ctypes.Structure):
+    """combine."""
+
+    _fields_ = (
+        ("gauss", _Pointer),
+        ("narrow", _Pointer),
+        ("gradient", _Pointer * 3),
+        ("second", _Pointer * 3),
+        ("smoothed", _Pointer),
+        ("laplacian", _Pointer),
+        ("magnitude", _Pointer),
+        ("difference", _Pointer),
+        ("offset", ctypes.c_float),
+        ("n", _Long),
+    )
+
+
+class StageTwo(ctypes.Structure):
+    """stage_two."""
+
+    _fields_ = (
+        ("smoothed", DeviceField),
+        ("length", _Int3),
+        ("start", _Int3),
+        ("shape", _Int3),
+        ("planes", ctypes.c_int),
+        ("taps", StageTaps),
+        ("offset", ctypes.c_float),
+        ("channel", _Long),
+        ("gaussian", _Pointer),
+        ("laplacian", _Pointer),
+        ("magnitude", _Pointer),
+        ("difference", _Pointer),
+        ("structure", _Pointer),
+        ("hessian", _Pointer),
+    )
+
+
+class ForestJob(ctypes.Structure):
+    """forest_vote_*, forest_add_*."""
+
+    _fields_ = (
+        ("features", _Pointer),
+        ("channel", _Long),
+        ("shape", _Int3),
+        ("n_features", ctypes.c_int),
+        ("nodes", _Pointer),
+        ("tree_start", _Pointer),
+        ("n_trees", ctypes.c_int),
+        ("n_classes", ctypes.c_int),
+        ("share", _Pointer),
+        ("leaves", _Pointer),
+        ("out", _Pointer),
+        ("out_unit", ctypes.c_int),
+        ("warps", _Int3),
+    )

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: MIT
+"""The arguments of the kernels, as csrc/ops/*.cu declare them; test_compilation.py checks every offset."""
+
+from __future__ import annotations
+
+import ctypes
+
+import numpy as np
+
+INT, FLOAT, LONG, LONG_LONG, POINTER = (
+    ctypes.c_int,
+    ctypes.c_float,
+    ctypes.c_long,
+    ctypes.c_longlong,
+    ctypes.c_void_p,
+)
+I3 = INT * 3
+
+
+def structure(name: str, **fields: type) -> type[ctypes.Structure]:
+    return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
+
+
+Field = structure("DeviceField", data=POINTER, start=I3, shape=I3)
+Bins = structure("GreyBins", low=ctypes.c_double, high=ctypes.c_double, scale=ctypes.c_double, n_bins=LONG)
+
+Convolution = structure(
+    "Convolution",
+    source=Field,
+    out=Field,
+    taps=POINTER,
+    length=I3,
+    radius=INT,
+    derivative=INT,
+    subtract=FLOAT,
+)
+Eigenvalues = structure("Eigenvalues", tensor=POINTER * 6, out=POINTER * 3, n=LONG_LONG)
+Eigenvalues2 = structure("Eigenvalues2", tensor=POINTER * 3, out=POINTER * 2, n=LONG_LONG)
+Product = structure("Product", a=POINTER, b=POINTER, out=POINTER, n=LONG_LONG)
+Combination = structure(
+    "Combination",
+    gauss=POINTER,
+    narrow=POINTER,
+    gradient=POINTER * 3,
+    second=POINTER * 3,
+    smoothed=POINTER,
+    laplacian=POINTER,
+    magnitude=POINTER,
+    difference=POINTER,
+    offset=FLOAT,
+    n=LONG_LONG,
+)
+StageTwo = structure(
+    "StageTwo",
+    smoothed=Field,
+    length=I3,
+    start=I3,
+    shape=I3,
+    planes=INT,
+    taps=FLOAT * 10,
+    offset=FLOAT,
+    channel=LONG_LONG,
+    gaussian=POINTER,
+    laplacian=POINTER,
+    magnitude=POINTER,
+    difference=POINTER,
+    structure=POINTER,
+    hessian=POINTER,
+)
+ForestJob = structure(
+    "ForestJob",
+    features=POINTER,
+    channel=LONG_LONG,
+    shape=I3,
+    n_features=INT,
+    nodes=POINTER,
+    tree_start=POINTER,
+    n_trees=INT,
+    n_classes=INT,
+    share=POINTER,
+    leaves=POINTER,
+    out=POINTER,
+    out_unit=INT,
+    warps=I3,
+)
+BilateralFilter = structure(
+    "BilateralFilter", source=Field, out=Field, spatial=POINTER, length=I3, radius=INT, factor=FLOAT
+)
+Histogram = structure("Histogram", voxels=POINTER, n_voxels=LONG_LONG, bins=Bins, counts=POINTER)
+KeyCount = structure("KeyCount", voxels=POINTER, n_voxels=LONG_LONG, row_of=POINTER, counts=POINTER)
+TileCount = structure("TileCount", planes=Field, length=I3, tile=I3, tiles=I3, bins=Bins, counts=POINTER)
+TileMapping = structure("TileMapping", counts=POINTER, maps=POINTER, n_tiles=LONG, n_bins=LONG, voxels=LONG, clip=LONG)
+TileApplication = structure("TileApplication", block=Field, out=POINTER, tile=I3, tiles=I3, bins=Bins, maps=POINTER)
+
+#: By the file that declares them.
+BY_FILE = {
+    "separable": (Field, Convolution, Eigenvalues, Eigenvalues2, Product, Combination),
+    "features": (StageTwo,),
+    "forest": (ForestJob,),
+    "bilateral": (BilateralFilter,),
+    "histogram": (Bins, Histogram, KeyCount),
+    "clahe": (TileCount, TileMapping, TileApplication),
+}
+
+
+def address(array: np.ndarray | None) -> int | None:
+    return None if array is None else array.ctypes.data
+
+
+def field(data: np.ndarray, start: tuple[int, ...] = (0, 0, 0)) -> ctypes.Structure:
+    """A contiguous float32 array whose first voxel stands at `start` of the volume."""
+    assert data.flags.c_contiguous and data.dtype == np.float32
+    return Field(data.ctypes.data, I3(*start), I3(*data.shape))
+
+
+def bins(low: float, high: float, n: int) -> ctypes.Structure:
+    return Bins(low, high, n / (high - low), n)
+
+
+def across(n: int, step: int) -> int:
+    """How many steps cover n."""
+    return -(-n // step)
