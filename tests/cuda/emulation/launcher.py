@@ -59,7 +59,10 @@ class Emulation:
             # Sums contracted as the package's are.
             flags = ["-std=c++17", "-O1", "-ffp-contract=fast", "-fPIC", "-shared", "-Wno-unknown-pragmas"]
             includes = [f"-I{HERE}", f"-I{ROOT / 'csrc'}"]
-            subprocess.run([compiler(), *flags, *self.options, *includes, source, "-o", built], check=True)
+            # What is preloaded for the kernels, the sanitizers' library, would slow the compiler down.
+            environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+            command = [compiler(), *flags, *self.options, *includes, source, "-o", built]
+            subprocess.run(command, check=True, env=environment)
         return built
 
     def library(self, name: str) -> ctypes.CDLL:
