@@ -196,6 +196,22 @@ def test_streamed_is_the_cpus(card, classifier, seed, block):
     assert used.launches.count("forest_vote_4") == {None: 1, (3, 15, 18): 3, (5, 7, 9): 12}[block]
 
 
+def test_slabs_read_each_voxel_once(card, classifier):
+    v, planes = noise((20, 9, 11), 12), []
+
+    class Recorded:
+        shape, dtype = v.shape, v.dtype
+
+        def __getitem__(self, region):
+            planes.extend(range(*region[0].indices(len(v))))
+            return v[region]
+
+    card(seed=4)
+    found = classifier.predict_proba(Volume(Recorded()), dtype="float32", device="cuda", block=(3, 9, 11)).data
+    assert sorted(planes) == list(range(20))
+    assert np.array_equal(found, classifier.predict_proba(v, dtype="float32", device="cuda", block=20).data)
+
+
 def test_streamed_types_maps_and_other_layouts(card, classifier):
     v = noise((18, 15, 9), 8).transpose(2, 1, 0)
     card()
