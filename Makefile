@@ -33,7 +33,7 @@ demo: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu tests/cuda/emulation/*)
+	$(BIN)/clang-format --dry-run --Werror $(wildcard csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu tests/cuda/emulation/*.h tests/cuda/emulation/*.cu)
 	$(BIN)/mypy -p cryoet_engine
 	$(BIN)/lint-imports --no-cache
 

@@ -4,7 +4,7 @@
 // A block takes a brick of voxels, one a thread. Their features lie channel-major in shared memory, so that a warp's
 // threads meet 32 different banks whatever feature each of them asks for. Warps are 2 x 4 x 4 voxels, since neighbours
 // mostly walk the same way. Every thread walks down four trees at a time: a step waits for two loads, and the four do
-// not wait for each other. Nodes are read as 8 bytes through the read-only cache.
+// not wait for each other. A node is one load of 8 bytes.
 // Trees whose leaves are all pure count votes, 16 bits a class packed into registers, and look the share up; others add
 // the leaves' float64 frequencies tree by tree in order, divide once and round once.
 // Cost of a voxel: 4 bytes read a feature, 1 to 4 bytes written a class, and the node visits (easy 683, hard 1620 for

@@ -67,12 +67,12 @@ def compiled(source: str, name: str, target: int) -> tuple[bytes, str]:
 
 
 def layout(name: str) -> str:
-    """Assertions that the structures of a file are laid out as Python lays them out."""
+    """Assertions that the structures of a file are laid out as Python lays them out. NVRTC has no offsetof."""
     lines = []
     for one in BY_FILE[name]:
         lines.append(f"static_assert(sizeof(cryoet::{one.__name__}) == {ctypes.sizeof(one)});")
         lines += [
-            f"static_assert(__builtin_offsetof(cryoet::{one.__name__}, {field}) == {getattr(one, field).offset});"
+            f"static_assert(__INTADDR__(&((cryoet::{one.__name__}*)0)->{field}) == {getattr(one, field).offset});"
             for field, _ in one._fields_
         ]
     return "\n".join(lines)

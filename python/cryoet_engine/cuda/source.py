@@ -14,15 +14,15 @@ _INCLUDE = re.compile(r'^\s*#\s*include\s+(["<])([^">]+)[">]\s*$')
 _KERNEL = re.compile(r'extern "C" __global__ void\s+(?:__launch_bounds__\([^)]*\)\s+)?(\w+)\(')
 
 
-def _text(file: str) -> str:
-    folder, name = file.split("/")
-    return resources.files("cryoet_engine.csrc").joinpath(folder).joinpath(name).read_text("utf-8")
-
-
 def source_names() -> list[str]:
     """Every file of kernels, without its suffix: "features", "forest", ..."""
     folder = resources.files("cryoet_engine.csrc").joinpath("ops")
     return sorted(entry.name.removesuffix(".cu") for entry in folder.iterdir() if entry.name.endswith(".cu"))
+
+
+def _read(file: str) -> str:
+    folder, name = file.split("/")
+    return resources.files("cryoet_engine.csrc").joinpath(folder).joinpath(name).read_text("utf-8")
 
 
 @cache
@@ -36,8 +36,9 @@ def compose(name: str) -> str:
 
     def expand(file: str) -> list[str]:
         seen.add(file)
+        text = _read(file)
         out = [f'#line 1 "{file}"']
-        for number, line in enumerate(_text(file).splitlines(), 1):
+        for number, line in enumerate(text.splitlines(), 1):
             include = _INCLUDE.match(line)
             if line.strip() == "#pragma once":
                 out.append("")
@@ -54,4 +55,4 @@ def compose(name: str) -> str:
 
 def kernel_names(name: str) -> list[str]:
     """The kernels of a file, in its order of definition."""
-    return _KERNEL.findall(_text(f"ops/{name}.cu"))
+    return _KERNEL.findall(_read(f"ops/{name}.cu"))
