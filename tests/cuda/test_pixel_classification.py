@@ -57,6 +57,25 @@ def host(array: CudaArray) -> np.ndarray:
     return np.asarray(array)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_emulated_card_shows_a_forgotten_wait(kernels, seed):
+    used, sent = EmulatedDevice(kernels, seed), np.arange(5, dtype=np.float32)
+
+    def there_and_back(wait):
+        memory, up, down = used.allocate(sent.nbytes), used.stream(), used.stream()
+        back = np.zeros_like(sent)
+        used.upload(sent, memory.address, up)
+        if wait:
+            used.wait(down, used.mark(up))
+        used.download(memory.address, back, down)
+        used.synchronise()
+        memory.free()
+        return back
+
+    assert all(np.array_equal(there_and_back(wait=True), sent) for _ in range(9))
+    assert not all(np.array_equal(there_and_back(wait=False), sent) for _ in range(9))
+
+
 @pytest.mark.parametrize(("file", "kernel"), KERNELS)
 def test_structures_are_those_of_the_kernels(kernels, file, kernel):
     sizes = (ctypes.c_int * 4)()
