@@ -34,7 +34,7 @@ Row = dict[str, Any]
 EDGES = (128, 256, 384, 512)
 WHOLE = (500, 1440, 1024)
 _STAGE_TWO_OPERATIONS = 750  # a voxel and scale, all filters: stencils 410, two eigenvalue problems of 170
-_PASS_BYTES, _STAGE_TWO_READ = 8, 8
+_PASS_BYTES, _STAGE_TWO_READ = 8, 4
 
 
 def tomogram(shape: Shape, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -88,6 +88,9 @@ class EmulatedDevice:
         assert host.flags.c_contiguous
         stream.queue.append(lambda: ctypes.memmove(host.ctypes.data, address, host.nbytes))
 
+    def copy(self, source: int, to: int, n_bytes: int, stream: Stream) -> None:
+        stream.queue.append(lambda: ctypes.memmove(to, source, n_bytes))
+
     def launch(self, launch: Launch, stream: Stream) -> None:
         assert launch.shared <= self.shared_bytes
         self.launches.append(launch.kernel)

@@ -41,7 +41,7 @@ def test_every_row(benchmark_module, kernels, monkeypatch, capsys):
 
 def test_operations_and_visits_are_counted(benchmark_module):
     moved, operations = benchmark_module.bytes_and_operations(FeatureSpec())
-    assert moved == 7 * 32 + 244
+    assert moved == 7 * 28 + 244
     assert operations == 2 * 471 + 6 * 750  # scale 0.3 has no stencils to speak of
     volume, marks = benchmark_module.tomogram((20, 20, 20))
     made = PixelClassifier(4, n_threads=1).fit(volume, marks)

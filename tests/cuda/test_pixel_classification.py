@@ -57,6 +57,25 @@ def host(array: CudaArray) -> np.ndarray:
     return np.asarray(array)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_emulated_card_shows_a_forgotten_wait(kernels, seed):
+    used, sent = EmulatedDevice(kernels, seed), np.arange(5, dtype=np.float32)
+
+    def there_and_back(wait):
+        memory, up, down = used.allocate(sent.nbytes), used.stream(), used.stream()
+        back = np.zeros_like(sent)
+        used.upload(sent, memory.address, up)
+        if wait:
+            used.wait(down, used.mark(up))
+        used.download(memory.address, back, down)
+        used.synchronise()
+        memory.free()
+        return back
+
+    assert all(np.array_equal(there_and_back(wait=True), sent) for _ in range(9))
+    assert not all(np.array_equal(there_and_back(wait=False), sent) for _ in range(9))
+
+
 @pytest.mark.parametrize(("file", "kernel"), KERNELS)
 def test_structures_are_those_of_the_kernels(kernels, file, kernel):
     sizes = (ctypes.c_int * 4)()
@@ -194,6 +213,22 @@ def test_streamed_is_the_cpus(card, classifier, seed, block):
     # Features differ by rounding. Measured here: no voxel on another side of a node; one would change by a ninth.
     assert np.mean(found != truth) < 1e-3
     assert used.launches.count("forest_vote_4") == {None: 1, (3, 15, 18): 3, (5, 7, 9): 12}[block]
+
+
+def test_slabs_read_each_voxel_once(card, classifier):
+    v, planes = noise((20, 9, 11), 12), []
+
+    class Recorded:
+        shape, dtype = v.shape, v.dtype
+
+        def __getitem__(self, region):
+            planes.extend(range(*region[0].indices(len(v))))
+            return v[region]
+
+    card(seed=4)
+    found = classifier.predict_proba(Volume(Recorded()), dtype="float32", device="cuda", block=(3, 9, 11)).data
+    assert sorted(planes) == list(range(20))
+    assert np.array_equal(found, classifier.predict_proba(v, dtype="float32", device="cuda", block=20).data)
 
 
 def test_streamed_types_maps_and_other_layouts(card, classifier):

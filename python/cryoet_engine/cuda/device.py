@@ -23,6 +23,8 @@ from .source import COMPILE_OPTIONS, compose
 DeviceName = Literal["auto", "cpu", "cuda"]
 Triple = tuple[int, int, int]
 
+_SHARED_UNASKED = 48 << 10  # bytes that any block may have
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -80,6 +82,9 @@ class Device(Protocol):
 
     def download(self, address: int, host: npt.NDArray[Any], stream: Any) -> None:
         """Queue a copy from the card."""
+
+    def copy(self, source: int, to: int, n_bytes: int, stream: Any) -> None:
+        """Queue a copy within the card."""
 
     def launch(self, launch: Launch, stream: Any) -> None:
         """Queue a kernel."""
@@ -171,10 +176,15 @@ class CupyDevice:
         runtime = self._cupy.cuda.runtime
         runtime.memcpyAsync(host.ctypes.data, address, host.nbytes, runtime.memcpyDeviceToHost, stream.ptr)
 
+    def copy(self, source: int, to: int, n_bytes: int, stream: Any) -> None:
+        """Queue a copy within the card."""
+        runtime = self._cupy.cuda.runtime
+        runtime.memcpyAsync(to, source, n_bytes, runtime.memcpyDeviceToDevice, stream.ptr)
+
     def launch(self, launch: Launch, stream: Any) -> None:
         """Queue a kernel."""
         kernel = self._kernel(launch.file, launch.kernel)
-        if launch.shared > kernel.max_dynamic_shared_size_bytes:
+        if launch.shared > _SHARED_UNASKED:
             kernel.max_dynamic_shared_size_bytes = launch.shared
         # A structure goes to a kernel as a numpy array of one element of its size.
         job = np.frombuffer(bytes(launch.job), np.dtype((np.void, ctypes.sizeof(launch.job))))

@@ -3,7 +3,8 @@
 
 Blocks in flight have a lane each: memory of the host and of the card for what goes in and for what comes out. Three
 streams (up, compute, down) pass them on by events, so that one block is read from the disk while another is uploaded, a
-third computed, a fourth downloaded. Channels and all else between are scratch of the compute stream, which blocks use
+third computed, a fourth downloaded. Planes that the block before has read too are copied within the card: slabs read
+each voxel once. Channels and all else between are scratch of the compute stream, which blocks use
 one after another. How it is cut changes no bit of the result.
 """
 
@@ -15,6 +16,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,9 +33,9 @@ from .structures import Box, Field
 
 _LANES = 3
 _SHARE = 0.8  # of the card's free memory, where no limit was given
-#: Largest first; None: the whole axis. Slabs of whole planes read their halo along z only.
+#: Largest first; None: the whole axis. Larger ones would only take longer to begin and to end.
 _BLOCKS: tuple[tuple[int, int | None, int | None], ...] = (
-    *((128, None, None), (64, None, None), (32, None, None), (64, 512, None), (64, 256, 512), (64, 128, 256)),
+    *((64, None, None), (32, None, None), (16, None, None), (64, 512, None), (64, 256, 512), (64, 128, 256)),
     *((64, 64, 128), (32, 64, 64), (32, 32, 32), (16, 16, 16)),
 )
 
@@ -73,12 +75,20 @@ class _Geometry:
         return cls(sides(block.padded), Box((z.start, y.start, x.start), sides(block.core)))
 
 
+def _kept(before: Block | None, part: Block) -> int:
+    """Planes with which a block begins that the block before it has read as well."""
+    if before is None or before.padded[1:] != part.padded[1:] or before.padded[0].start > part.padded[0].start:
+        return 0
+    return max(int(before.padded[0].stop) - int(part.padded[0].start), 0)
+
+
 @dataclass
 class _Sizes:
-    """Bytes that blocks take: `block`, `extra` and `out` in each of the lanes, `scratch` once."""
+    """Bytes that blocks take: in each of the lanes, and `scratch` once. `fresh`: of a block what is read for it."""
 
     lanes: int
     block: int = 0
+    fresh: int = 0
     extra: int = 0
     out: int = 0
     scratch: int = 0
@@ -90,12 +100,15 @@ class _Sizes:
 
     def on_host(self) -> int:
         # Beside the lanes: what is being read, in its own type and as float32.
-        return self.lanes * (self.block + self.extra + self.out) + 3 * self.block
+        return self.lanes * (self.fresh + self.extra + self.out) + 3 * self.fresh
 
 
 def _sizes(source: Source, tables: CardTables, kind: np.dtype[Any], parts: Sequence[Block]) -> _Sizes:
     """Found by going through every launch, without a card."""
     sizes = _Sizes(min(_LANES, len(parts)))
+    for before, part in zip([None, *parts], parts, strict=False):
+        depth, height, width = _Geometry.of(part).padded
+        sizes.fresh = max(sizes.fresh, 4 * (depth - _kept(before, part)) * height * width)
     n_extra = source.n_channels - source.plan.n_channels
     for one in {_Geometry.of(part) for part in parts}:
         scratch = Scratch()
@@ -157,15 +170,15 @@ class _Lane:
     """Memory for one block in flight."""
 
     def __init__(self, device: Device, sizes: _Sizes, held: ExitStack) -> None:
-        staging = device.staging(sizes.block + sizes.extra + sizes.out)
-        self._block = staging[: sizes.block].view(np.float32)
-        self._extra = staging[sizes.block : sizes.block + sizes.extra].view(np.float32)
-        self._out = staging[sizes.block + sizes.extra :]
+        staging = device.staging(sizes.fresh + sizes.extra + sizes.out)
+        self._fresh = staging[: sizes.fresh].view(np.float32)
+        self._extra = staging[sizes.fresh : sizes.fresh + sizes.extra].view(np.float32)
+        self._out = staging[sizes.fresh + sizes.extra :]
         self.block_address = held.enter_context(allocated(device, aligned(sizes.block)))
         self.out_address = held.enter_context(allocated(device, aligned(sizes.out)))
 
-    def block(self, shape: Triple) -> Float32Array:
-        return self._block[: math.prod(shape)].reshape(shape)
+    def fresh(self, shape: Triple) -> Float32Array:
+        return self._fresh[: math.prod(shape)].reshape(shape)
 
     def extra(self, n: int, shape: Triple) -> Float32Array:
         return self._extra[: n * math.prod(shape)].reshape((n, *shape))
@@ -191,26 +204,31 @@ def classified(
         reader = held.enter_context(ThreadPoolExecutor(1))
         held.callback(reader.shutdown, wait=False, cancel_futures=True)
         flying: deque[tuple[_Lane, Block, Any]] = deque()
-        reading: deque[tuple[_Lane, Block, Future[None]]] = deque()
-        rest = iter(parts)
+        reading: deque[tuple[_Lane, Block, int, Future[None]]] = deque()
+        rest = iter(zip([None, *parts], parts, strict=False))
 
         def read_next(lane: _Lane) -> None:
-            if (part := next(rest, None)) is not None:
-                reading.append((lane, part, reader.submit(work.read, lane, part)))
+            for before, part in islice(rest, 1):
+                kept = _kept(before, part)
+                reading.append((lane, part, kept, reader.submit(work.read, lane, part, kept)))
 
         for lane in lanes:
             read_next(lane)
         while reading or flying:
             # What has been read goes on its way; what is being read is waited for while the card has little to do.
-            if reading and (len(flying) < max(len(lanes) - 1, 1) or reading[0][2].done()):
-                lane, part, done = reading.popleft()
+            if reading and (len(flying) < max(len(lanes) - 1, 1) or reading[0][-1].done()):
+                lane, part, kept, done = reading.popleft()
                 done.result()
-                flying.append((lane, part, work.enqueue(lane, part)))
+                flying.append((lane, part, work.enqueue(lane, part, kept)))
                 continue
             lane, part, event = flying.popleft()
             device.finish(event)
             yield part, work.result(lane, part)
             read_next(lane)
+
+
+def _fresh(one: _Geometry, kept: int) -> Triple:
+    return one.padded[0] - kept, one.padded[1], one.padded[2]
 
 
 class _Work:
@@ -234,19 +252,29 @@ class _Work:
         taps = self._taps.array()
         device.upload(taps, self._taps.base, self._compute)
         device.finish(device.mark(self._compute))
+        self._end = 0  # of the block that was enqueued last: the address behind it
 
-    def read(self, lane: _Lane, part: Block) -> None:
-        """Into the lane's memory of the host."""
-        one = _Geometry.of(part)
-        lane.block(one.padded)[...] = self._source.read(part.padded)
+    def read(self, lane: _Lane, part: Block, kept: int) -> None:
+        """All but the first `kept` planes into the lane's memory of the host."""
+        one, (z, y, x) = _Geometry.of(part), part.padded
+        if kept < one.padded[0]:
+            fresh = self._source.read((slice(z.start + kept, z.stop), y, x))
+            lane.fresh(_fresh(one, kept))[...] = fresh
         if self._n_extra:
             self._source.read_extra(part.core, lane.extra(self._n_extra, one.core.shape))
 
-    def enqueue(self, lane: _Lane, part: Block) -> Any:
+    def enqueue(self, lane: _Lane, part: Block, kept: int) -> Any:
         """All that is to be done on the card; the event that passes when the result is on the host."""
         device, one = self._device, _Geometry.of(part)
         n_own = self._source.plan.n_channels
-        device.upload(lane.block(one.padded), lane.block_address, self._up)
+        depth, height, width = one.padded
+        plane = 4 * height * width
+        # The block before lies in another lane, whole, and is not overwritten before this one is on its way.
+        if kept:
+            device.copy(self._end - (kept * plane), lane.block_address, kept * plane, self._up)
+        if kept < depth:
+            device.upload(lane.fresh(_fresh(one, kept)), lane.block_address + kept * plane, self._up)
+        self._end = lane.block_address + depth * plane
         device.wait(self._compute, device.mark(self._up))
         scratch = Scratch(self._scratch)
         channels = _channels(scratch, self._source, one.core)
