@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cryoet_engine._checks import MissingDependencyError
+
 
 @pytest.fixture(scope="session")
 def test_data() -> Path:
@@ -18,6 +20,18 @@ def test_data() -> Path:
     if not (folder / "lysosome").is_dir():
         pytest.skip(f"no real test data at {folder}: set CRYOET_TEST_DATA to a folder that has it")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """device="auto" means the CPU where the CPU's bits are judged, on machines that have a card, too."""
+    if not {"cuda", "gpu"} & set(request.path.parts):
+        from cryoet_engine.cuda import device
+
+        def without_card(where: str) -> None:
+            raise MissingDependencyError(f"{where}: device cuda: expected CuPy, got none")
+
+        monkeypatch.setattr(device, "card", without_card)
 
 
 @pytest.fixture(params=["baseline", "avx2", "avx512"])

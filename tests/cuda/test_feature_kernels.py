@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from emulation.structures import FLOAT, I3, StageTwo, across, address, field
+from emulation.structures import FLOAT, I3, StageTaps, StageTwo, across, address, field
 
 from cryoet_engine import FeatureSpec, _core, feature_stack
 from reference import features as oracle
@@ -54,7 +54,7 @@ def stage_two(kernels, smoothed, scale, filters=tuple(CHANNELS), *, core=None, p
         start=I3(*start),
         shape=I3(*shape),
         planes=planes,
-        taps=(FLOAT * 10)(*_core.stage_taps(scale)),
+        taps=StageTaps((FLOAT * 10)(*_core.stage_taps(scale))),
         offset=offset,
         channel=math.prod(shape),
         **{CHANNELS[name][0]: address(channels) for name, channels in out.items()},

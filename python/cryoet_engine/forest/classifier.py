@@ -430,12 +430,15 @@ class PixelClassifier:
         if card is not None:
             yield from classified(card, source, CardTables.of(self._tables), parts, kind)
             return
-        for part in parts:
-            start, core = core_of(part)
-            proba = np.empty((len(self.classes), *core), kind)
-            extra = source.read_extra(part.core) if source.extra else None
-            forest.predict_block(source.plan, source.read(part.padded), start, core, self.n_threads, proba, extra)
-            yield part, proba
+        try:
+            for part in parts:
+                start, core = core_of(part)
+                proba = np.empty((len(self.classes), *core), kind)
+                extra = source.read_extra(part.core) if source.extra else None
+                forest.predict_block(source.plan, source.read(part.padded), start, core, self.n_threads, proba, extra)
+                yield part, proba
+        finally:
+            _core.release_memory()  # which the blocks handed on to each other
 
     def _source(self, tomogram: Volume, match_intensity: bool = False, extra: tuple[Volume, ...] = ()) -> FeatureSource:
         scale, shift = 1.0, 0.0

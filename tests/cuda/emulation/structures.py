@@ -1,11 +1,26 @@
 # SPDX-License-Identifier: MIT
-"""The arguments of the kernels, as csrc/ops/*.cu declare them; test_compilation.py checks every offset."""
+"""The arguments of the kernels, as csrc/ops/*.cu declare them; test_compilation.py checks every offset.
+
+Those that the package launches are the package's own; the kernels of preprocessing have no caller in it yet.
+"""
 
 from __future__ import annotations
 
 import ctypes
 
 import numpy as np
+
+from cryoet_engine.cuda.structures import (
+    Combination,
+    Convolution,
+    Eigenvalues,
+    Eigenvalues2,
+    ForestJob,
+    Product,
+    StageTaps,
+    StageTwo,
+)
+from cryoet_engine.cuda.structures import DeviceField as Field
 
 INT, FLOAT, LONG, LONG_LONG, POINTER = (
     ctypes.c_int,
@@ -21,68 +36,8 @@ def structure(name: str, **fields: type) -> type[ctypes.Structure]:
     return type(name, (ctypes.Structure,), {"_fields_": list(fields.items())})
 
 
-Field = structure("DeviceField", data=POINTER, start=I3, shape=I3)
 Bins = structure("GreyBins", low=ctypes.c_double, high=ctypes.c_double, scale=ctypes.c_double, n_bins=LONG)
 
-Convolution = structure(
-    "Convolution",
-    source=Field,
-    out=Field,
-    taps=POINTER,
-    length=I3,
-    radius=INT,
-    derivative=INT,
-    subtract=FLOAT,
-)
-Eigenvalues = structure("Eigenvalues", tensor=POINTER * 6, out=POINTER * 3, n=LONG_LONG)
-Eigenvalues2 = structure("Eigenvalues2", tensor=POINTER * 3, out=POINTER * 2, n=LONG_LONG)
-Product = structure("Product", a=POINTER, b=POINTER, out=POINTER, n=LONG_LONG)
-Combination = structure(
-    "Combination",
-    gauss=POINTER,
-    narrow=POINTER,
-    gradient=POINTER * 3,
-    second=POINTER * 3,
-    smoothed=POINTER,
-    laplacian=POINTER,
-    magnitude=POINTER,
-    difference=POINTER,
-    offset=FLOAT,
-    n=LONG_LONG,
-)
-StageTwo = structure(
-    "StageTwo",
-    smoothed=Field,
-    length=I3,
-    start=I3,
-    shape=I3,
-    planes=INT,
-    taps=FLOAT * 10,
-    offset=FLOAT,
-    channel=LONG_LONG,
-    gaussian=POINTER,
-    laplacian=POINTER,
-    magnitude=POINTER,
-    difference=POINTER,
-    structure=POINTER,
-    hessian=POINTER,
-)
-ForestJob = structure(
-    "ForestJob",
-    features=POINTER,
-    channel=LONG_LONG,
-    shape=I3,
-    n_features=INT,
-    nodes=POINTER,
-    tree_start=POINTER,
-    n_trees=INT,
-    n_classes=INT,
-    share=POINTER,
-    leaves=POINTER,
-    out=POINTER,
-    out_unit=INT,
-    warps=I3,
-)
 BilateralFilter = structure(
     "BilateralFilter", source=Field, out=Field, spatial=POINTER, length=I3, radius=INT, factor=FLOAT
 )
