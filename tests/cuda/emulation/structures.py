@@ -17,7 +17,6 @@ from cryoet_engine.cuda.structures import (
     Eigenvalues2,
     ForestJob,
     Product,
-    StageTaps,
     StageTwo,
 )
 from cryoet_engine.cuda.structures import DeviceField as Field
