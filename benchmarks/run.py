@@ -33,8 +33,10 @@ def main() -> int:
         *(lambda hard=hard: pixel_classification.forest(hard, smaller, order="raster") for hard in (False, True)),
         *(lambda hard=hard: pixel_classification.streamed(hard, smaller) for hard in (False, True)),
         lambda: preprocessing.bilateral(smaller // 2),
-        lambda: preprocessing.clahe(edge),
-        lambda: preprocessing.clahe(edge, slice_wise=True),
+        preprocessing.clahe,
+        lambda: preprocessing.clahe(slice_wise=True),
+        preprocessing.percentiles,
+        preprocessing.histogram,
     ]
     results = []
     for contest in contests:
