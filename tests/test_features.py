@@ -204,6 +204,17 @@ def test_types_and_layouts():
     assert np.array_equal(feature_stack(Volume(v)), plain)
 
 
+def test_into_an_array_that_is_there():
+    v = noise((6, 7, 8), 12)
+    out = np.full((61, 2, *v.shape), np.nan, np.float32)
+    assert feature_stack(v, out=out[:, 1]).base is out
+    assert np.array_equal(out[:, 1], feature_stack(v))
+    assert np.isnan(out[:, 0]).all()
+    for bad in (out, out[:, 1].astype(np.float64), out[:60, 1], np.repeat(out[:, 1], 2, axis=3)[..., ::2]):
+        with pytest.raises(InputError, match="feature_stack: out"):
+            feature_stack(v, out=bad)
+
+
 def test_errors():
     v = noise((4, 5, 6))
     v[1, 2, 3] = np.nan
