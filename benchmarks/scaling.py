@@ -138,7 +138,13 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     for panel, what in zip(panels, ("voxels", "trees", "classes", "threads"), strict=True):
         chosen = sorted((row["value"], row["seconds"]) for row in rows if row["grows"] == what)
         panel.plot(*zip(*chosen, strict=True), "o-", color="tab:blue")
-        panel.set(xlabel=what, ylabel="seconds, file to file", xscale="log", yscale="log")
+        panel.set(xlabel=what, ylabel="seconds, file to file")
+        if what in ("voxels", "trees"):
+            panel.set(xscale="log", yscale="log")
+        else:
+            panel.set(ylim=(0, None), xticks=[value for value, _ in chosen])
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_formatter("")
         panel.grid(alpha=0.3, which="both")
     figure.suptitle("cryoet pseudolabel: 61 channels, 100 trees and 4 classes unless varied", fontsize=10)
     figure.savefig(path, dpi=110)

@@ -12,6 +12,7 @@ from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 
 from cryoet_engine import FeatureSpec, PixelClassifier, Volume, _core, feature_stack
 from cryoet_engine._checks import FileFormatError, InputError
+from cryoet_engine.forest.storage import checksum
 from cryoet_engine.io import create_segmentation, read, read_volume
 from cryoet_engine.volume import quantise
 from reference import features as oracle
@@ -326,11 +327,19 @@ def test_a_class_without_strokes_is_named():
     tomogram, marks = phantom()
     with pytest.raises(InputError, match="none of spikes, lumen"):
         PixelClassifier(2, spec=SMALL).fit(tomogram, marks, classes=["background", "membrane", "spikes", "lumen"])
-    with pytest.raises(InputError, match="none of class_2"):
+    with pytest.raises(InputError, match="none left out, got 1, 3"):
         PixelClassifier(2, spec=SMALL).fit(tomogram, marks.with_data(np.where(marks.data == 2, 3, marks.data)))
     for names in (["a", "a"], ["a", ""], "ab", []):
         with pytest.raises(InputError, match=r"classes|labels 1 to"):
             PixelClassifier(2, spec=SMALL).fit(tomogram, marks, classes=names)
+
+
+def test_features_that_overflow_are_told():
+    tomogram, marks = phantom()
+    with pytest.raises(InputError, match="features that overflow"):
+        PixelClassifier(2, spec=FeatureSpec(scales=(0.7, 1.6))).fit(
+            tomogram.with_data(tomogram.data * np.float32(1e37)), marks
+        )
 
 
 def test_nan_near_a_stroke_and_far_from_it():
@@ -423,8 +432,19 @@ def tampered(trained, path, change_tables=None, change_header=None):
         change_tables(tables)
     if change_header:
         change_header(header)
-    save_file(tables, path, metadata={"cryoet-engine forest": json.dumps(header)})
+    text = json.dumps(header)
+    save_file(tables, path, metadata={"cryoet-engine forest": text, "sha256": checksum(text, tables)})
     return path
+
+
+def test_any_changed_byte_is_noticed(trained, tmp_path):
+    path = tmp_path / "F"
+    trained.save(path)
+    whole = path.read_bytes()
+    for at in (whole.index(b"outside"), whole.index(b"0.7") + 2, len(whole) // 2, len(whole) - 3):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(FileFormatError, match="damaged"):
+            PixelClassifier.load(path)
 
 
 def set_node(index, name, value):

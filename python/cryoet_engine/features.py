@@ -245,7 +245,13 @@ def conditioning_offset(volume: Volume) -> float:
 def as_volume(volume: Volume | npt.NDArray[Any], where: str) -> Volume:
     """An array becomes a volume of unit voxels; anything but real numbers is refused."""
     if not isinstance(volume, Volume):
-        volume = Volume(np.asarray(volume), voxel_size_status="unknown")
+        volume = np.asarray(volume)
+        if volume.ndim == 2:
+            raise input_error(
+                where, "volume", expected="(z, y, x)", got=f"an image {volume.shape}",
+                fix="give image[None] and FeatureSpec(planar=True)",
+            )  # fmt: skip
+        volume = Volume(volume, voxel_size_status="unknown")
     if volume.dtype.kind not in "fiub":
         raise input_error(where, "volume", expected="real numbers", got=volume.dtype)
     return volume
@@ -255,7 +261,7 @@ def block_shape(block: int | Sequence[int] | None, spec: FeatureSpec, where: str
     """A block as (z, y, x). By default 128 voxels a side; 96 for "scale-true", which holds all its channels at once."""
     if block is None:
         block = 128 if spec.compat == "ilastik" else 96
-    sides = (block,) * 3 if isinstance(block, int) else tuple(block)
+    sides = tuple(block) if isinstance(block, Sequence | np.ndarray) else (block,) * 3
     if len(sides) != 3 or not all(isinstance(n, int | np.integer) and n >= 1 for n in sides):
         raise input_error(where, "block", expected="one or three whole numbers of voxels above 0", got=block)
     return (int(sides[0]), int(sides[1]), int(sides[2]))

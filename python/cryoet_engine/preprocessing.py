@@ -54,7 +54,14 @@ class _Computed(LazyArray):
 
     def _read(self, region: tuple[slice, ...]) -> npt.NDArray[Any]:
         block = block_around(self._source.shape, cast(Region, region), self._halo)
-        return self._compute(self._source.block(block.padded), block)
+        with np.errstate(over="ignore"):  # refused below
+            data = self._source.block(block.padded)
+        if not np.isfinite(data).all():
+            raise input_error(
+                "preprocess", "volume", expected="finite voxels that fit float32", got="others",
+                fix="replace them first, for example by the mean (--fill mean)",
+            )  # fmt: skip
+        return self._compute(data, block)
 
 
 def _extent(region: Region) -> tuple[int, int, int]:

@@ -342,7 +342,7 @@ def statistics(volume: Volume) -> Statistics:
         moved = finite - shift
         n += finite.size
         total += float(moved.sum())
-        square += float(np.dot(moved, moved))
+        square += float(np.sum(moved * moved))  # not np.dot, whose last bit hangs on the number of threads
     if shift is None:
         return Statistics(math.nan, math.nan, math.nan, math.nan, nonfinite)
     mean = total / n

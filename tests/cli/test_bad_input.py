@@ -276,6 +276,30 @@ def test_a_card_that_cannot_be_used_is_told_before_the_work(room: Room, monkeypa
         room.refuses(command, *words, "-o", room.path(out), says=("expected CuPy", "cryoet-engine[cuda]"))
 
 
+def test_options_that_a_trained_forest_has_decided(room: Room) -> None:
+    tomogram, forest = room.path("tomogram.mrc"), room.path("F")
+    for words in (("--features", "scale-true"), ("--trees", "7"), ("--seed", "5"), ("--planar", "3.5")):
+        room.refuses(
+            "pseudolabel",
+            tomogram,
+            "--forest",
+            forest,
+            *words,
+            "-o",
+            room.path("o.zarr"),
+            says=(words[0], "--labels with"),
+        )
+    words = (tomogram, "--forest", forest, "--uncertainty", "margin", "-o", room.path("o.zarr"))
+    room.refuses("pseudolabel", *words, says=("-u FILE",))
+
+
+def test_two_outputs_of_one_name(room: Room) -> None:
+    words = (room.path("tomogram.mrc"), "--labels", room.path("strokes.mrc"), "--classes", CLASSES)
+    out = room.path("a.zarr")
+    for second in ("-u", "--labels-out", "--save-forest"):
+        room.refuses("pseudolabel", *words, "-o", out, second, out, says=("two outputs",))
+
+
 def test_a_usage_error_is_one_line(room: Room) -> None:
     outcome = room.cryoet("train", "--pair", "a", "b", "--classes", "a,a", "-o", "x")
     assert outcome.status == 2

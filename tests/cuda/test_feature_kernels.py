@@ -7,9 +7,10 @@ import math
 
 import numpy as np
 import pytest
-from emulation.structures import FLOAT, I3, StageTaps, StageTwo, across, address, field
+from emulation.structures import FLOAT, I3, StageTwo, across, address, field
 
 from cryoet_engine import FeatureSpec, _core, feature_stack
+from cryoet_engine.cuda.structures import StageTaps
 from reference import features as oracle
 
 MARGIN, WIDTH, HEIGHT = 3, 26, 10  # voxels that a block reads around what it writes, and writes along x and y

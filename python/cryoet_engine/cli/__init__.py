@@ -81,10 +81,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0, 1 (an error, told in one line), 2 (usage), 130 (cancelled)."""
     words = list(sys.argv[1:] if argv is None else argv)
     chosen = next((word for word in words if word in COMMANDS), None)
-    args = _parser(chosen).parse_args(words)
     # A polite kill cleans up as Ctrl-C does.
     previous = signal.signal(signal.SIGTERM, _terminate)
+    args = argparse.Namespace(command=chosen, debug="--debug" in words)  # until the parser has read them
     try:
+        args = _parser(chosen).parse_args(words)
         args.run(args)
     except KeyboardInterrupt:
         return _tell(args, "cancelled", 130)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -213,6 +214,12 @@ def region(text: str) -> Region:
 def guard_outputs(outputs: Sequence[str | Path | None], inputs: Sequence[str | Path | None]) -> None:
     """Refuse an output that would take the place of an input, or of data that no run of this command makes."""
     read = {Path(path).resolve() for path in inputs if path}
+    written = [Path(path).resolve() for path in outputs if path]
+    for path in written:
+        if written.count(path) > 1:
+            raise file_error(path, "output", expected="a name of its own", got="two outputs of it", fix="rename one")
+        if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
+            raise file_error(path, "output", expected="a folder to write into", got="one without permission")
     for path in (Path(path) for path in outputs if path):
         if path.resolve() in read:
             raise file_error(path, "output", expected="a name of its own", got="an input's", fix="choose another name")

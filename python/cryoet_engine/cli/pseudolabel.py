@@ -266,6 +266,19 @@ def run(args: argparse.Namespace) -> None:
         raise input_error(option, "option", expected="--labels with it", got="--forest", fix="leave one of them out")
     if args.forest and (args.filters or args.scales or args.channels):
         raise input_error("--filters, --scales, --channels", "option", expected="--labels with it", got="--forest")
+    decided = {"--features": args.features != "ilastik", "--planar": args.planar != (), "--trees": args.trees != 100}
+    decided["--seed"] = args.seed != 0
+    if args.forest and any(decided.values()):
+        given = ", ".join(option for option, changed in decided.items() if changed)
+        raise input_error(
+            given,
+            "option",
+            expected="--labels with it",
+            got="--forest",
+            fix="a trained forest brings its own: leave it out",
+        )
+    if args.uncertainty != "entropy" and not args.uncertainty_out:
+        raise input_error("--uncertainty", "option", expected="-u FILE with it", got="none", fix="say where it goes")
     if args.match_intensity and not args.forest:
         raise input_error("--match-intensity", "option", expected="--forest with it", got="--labels")
     volumes = (".mrc", ".zarr")

@@ -38,8 +38,8 @@ from .importance import FeatureImportance, importance_of
 from .memory import BLOCKS, CHUNK, BlockCost, bytes_of, resident_bytes
 from .outputs import Chunks, Outputs, SegmentationOutput, VolumeOutput, as_segmentation, outputs_for, probability_type
 from .packing import LEAF, Tables, out_of_bag_error, pack
-from .storage import FORMAT, TrainingRecord, importance_from, read_file, spec_from, training_from
-from .strokes import class_names, features_at, labelled_voxels
+from .storage import FORMAT, TrainingRecord, checksum, importance_from, read_file, spec_from, training_from
+from .strokes import MAX_CLASSES, class_names, features_at, labelled_voxels
 from .suggest import Suggestion, suggest
 
 
@@ -136,6 +136,11 @@ class PixelClassifier:
             cost = BlockCost(source=source, output_bytes=0, keeps_channels=True)
             block = cost.largest_within(memory, 4 * source.n_channels * len(labels), where="fit")
         samples = features_at(source, where, block, progress)
+        if not np.isfinite(samples).all():
+            raise input_error(
+                "fit", "tomogram", expected="voxels whose features fit float32", got="features that overflow",
+                fix="scale the tomogram down, for example with cryoet filter --normalise min-max",
+            )  # fmt: skip
 
         progress("growing trees", 0, 1)
         trained = RandomForestClassifier(
@@ -184,6 +189,8 @@ class PixelClassifier:
         names = tuple(str(c) for c in forest.classes_) if classes is None else tuple(classes)
         if len(names) != len(forest.classes_):
             raise input_error("from_sklearn", "classes", expected=f"{len(forest.classes_)} names", got=names)
+        if not 2 <= len(names) <= MAX_CLASSES:
+            raise input_error("from_sklearn", "forest", expected=f"2 to {MAX_CLASSES} classes", got=len(names))
         made = cls(len(trees), spec=spec, n_threads=n_threads)
         made.extra = tuple(str(name) for name in extra)
         made._adopt(forest, names)
@@ -258,7 +265,8 @@ class PixelClassifier:
 
         dtype: of the result, float32, or uint8 or uint16 as `volume.quantise` stores them.
         Neighbouring voxels go through the forest together: several times faster than `predict_rows`.
-        Channels on an NVIDIA card are classified there, and the answer is a CuPy array.
+        Channels on an NVIDIA card are classified there, and the answer is a CuPy array. Those of `feature_stack` give
+        the bits of `predict_proba` if made with the same offset (`training.offset`).
 
         Errors: InputError for another number of channels or axes, and for NaN, infinite or complex values.
         """
@@ -493,8 +501,10 @@ class PixelClassifier:
             "training": None if self.training is None else dataclasses.asdict(self.training),
             "importance": None if self.importance is None else dataclasses.asdict(self.importance),
         }
+        text = json.dumps(header)
+        metadata = {"cryoet-engine forest": text, "sha256": checksum(text, self._tables)}
         with partial_path(path) as partial:
-            Path(partial).write_bytes(save(self._tables, {"cryoet-engine forest": json.dumps(header)}))
+            Path(partial).write_bytes(save(self._tables, metadata))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, n_threads: int = 0) -> PixelClassifier:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -37,6 +38,16 @@ class TrainingRecord:
     package: str
 
 
+def checksum(header: str, tables: Tables) -> str:
+    """SHA-256 of a saved forest's header (its JSON text) and tables: a changed byte is noticed, wherever it stands."""
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tables):
+        table = np.ascontiguousarray(tables[name])
+        digest.update(f"{name} {table.dtype.str} {table.shape}".encode())
+        digest.update(table.tobytes())
+    return digest.hexdigest()
+
+
 def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tables]:
     """Header and tables of a saved forest; FileFormatError for anything else."""
     from safetensors import SafetensorError, safe_open
@@ -61,6 +72,11 @@ def read_file(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Tables]:
             f"{path}: format: expected version {FORMAT}, got {form}; "
             + ("install a newer cryoet-engine" if form > FORMAT else "train and save the forest again")
         )
+    if metadata.get("sha256") != checksum(metadata["cryoet-engine forest"], tables):
+        raise file_error(
+            path, "checksum", expected="that of its content", got="another: the file was changed or damaged",
+            fix="train and save the forest again",
+        )  # fmt: skip
     wanted = {"thresholds": "f4", "links": "u4", "tree_start": "i8", "leaves": "f8", "n_features": "i8"}
     for name, dtype in wanted.items():
         dimensions = 2 if name == "leaves" else 1

@@ -57,6 +57,11 @@ def class_names(labels: npt.NDArray[np.int64], classes: Sequence[str] | None) ->
             fix="mark at least one more class",
         )  # fmt: skip
     missing = [name for i, name in enumerate(names) if i + 1 not in present]
+    if missing and classes is None:
+        raise input_error(
+            "fit", "marks", expected="labels 1, 2, ... with none left out", got=", ".join(map(str, sorted(present))),
+            fix="number the classes from 1 on",
+        )  # fmt: skip
     if missing:
         raise input_error(
             "fit", "marks", expected="strokes of every class", got=f"none of {', '.join(missing)}",
