@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Mapping
@@ -76,8 +77,8 @@ class _Vigra:
 
 
 def _python_with_vigra() -> str | None:
-    for name in ("/usr/bin/python3", "python3"):
-        python = shutil.which(name)
+    for path in (os.defpath, None):  # the system's own, which is where Debian puts it, and the first one found
+        python = shutil.which("python3", path=path)
         if python and subprocess.run([python, "-c", "import vigra"], capture_output=True, check=False).returncode == 0:
             return python
     return None
