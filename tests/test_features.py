@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cryoet_engine import FeatureSpec, Volume, _core, feature_stack
+from cryoet_engine import FeatureSpec, Volume, feature_stack
 from cryoet_engine._checks import InputError
 from cryoet_engine.io import read_volume
 from reference import features as oracle
@@ -115,18 +115,9 @@ def test_a_real_tomogram(test_data, compat):
     check(feature_stack(crop, FeatureSpec(compat=compat)), crop.astype(np.float64), compat)
 
 
-@pytest.mark.parametrize("name", ["baseline", "avx2", "avx512"])
-def test_every_instruction_set(name):
+def test_every_instruction_set(instruction_set):
     v = noise((20, 31, 35), 3)
-    try:
-        _core.use_instruction_set(name)
-    except ValueError as reason:
-        pytest.skip(str(reason))
-    try:
-        found = feature_stack(v)
-    finally:
-        _core.use_instruction_set("best")
-    check(found, v, "ilastik", slack=3.0)
+    check(feature_stack(v), v, "ilastik", slack=3.0)
 
 
 @pytest.mark.parametrize("shape", [(45, 50, 75), (70, 9, 61)])

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 
-from cryoet_engine import FeatureSpec, PixelClassifier, Volume, _core, feature_stack
+from cryoet_engine import FeatureSpec, PixelClassifier, Volume, feature_stack
 from cryoet_engine._checks import FileFormatError, InputError
 from cryoet_engine.forest.storage import checksum
 from cryoet_engine.io import create_segmentation, read, read_volume
@@ -73,24 +73,16 @@ def test_pure_trees_more_than_a_byte_counts():
     assert np.array_equal(made.predict_rows(x), forest.predict_proba(x).astype(np.float32))
 
 
-@pytest.mark.parametrize("name", ["baseline", "avx2", "avx512"])
 @pytest.mark.parametrize("grown", [{}, {"max_depth": 5}], ids=["pure", "mixed"])
-def test_every_instruction_set(name, grown):
+def test_every_instruction_set(instruction_set, grown):
     rng = np.random.default_rng(5)
     x, y = rng.normal(size=(400, 6)).astype(np.float32), rng.integers(0, 5, 400)
     forest = RandomForestClassifier(60, random_state=0, n_jobs=1, **grown).fit(x, y)
     made = PixelClassifier.from_sklearn(forest)
     rows = rng.normal(size=(130, 6)).astype(np.float32)
     expected = forest.predict_proba(rows).astype(np.float32)
-    try:
-        _core.use_instruction_set(name)
-    except ValueError as reason:
-        pytest.skip(str(reason))
-    try:
-        for n in range(1, 131):
-            assert np.array_equal(made.predict_rows(rows[:n]), expected[:n])
-    finally:
-        _core.use_instruction_set("best")
+    for n in range(1, 131):
+        assert np.array_equal(made.predict_rows(rows[:n]), expected[:n])
 
 
 @pytest.mark.parametrize("n_trees", [1, 24, 25, 26, 250, 251, 1000])

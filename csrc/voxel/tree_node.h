@@ -21,11 +21,4 @@ struct TreeNode {
   CRYOET_HD std::uint32_t child() const { return link >> 8; }
 };
 
-// The leaf row that one sample reaches from `node`; `values[feature * stride]` are its features.
-CRYOET_HD std::uint32_t walk(const TreeNode* tree, std::uint32_t node, const float* values, long stride) {
-  while (tree[node].feature() != TreeNode::kLeaf)
-    node = tree[node].child() + (values[tree[node].feature() * stride] <= tree[node].threshold ? 0u : 1u);
-  return tree[node].child();
-}
-
 }  // namespace cryoet

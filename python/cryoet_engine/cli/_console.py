@@ -86,6 +86,18 @@ def add_tomogram(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_extra(parser: argparse.ArgumentParser) -> None:
+    """Add the feature channels that the user brings."""
+    parser.add_argument(
+        "--extra",
+        type=extra_channel,
+        action="append",
+        default=[],
+        metavar="[NAME=]FILE",
+        help="a feature channel of your own, a volume of the tomogram's shape; may be given several times",
+    )
+
+
 def open_tomogram(args: argparse.Namespace, path: str | None = None) -> Volume:
     """Open a tomogram lazily and make sure that every voxel is finite."""
     from .. import io

@@ -26,9 +26,9 @@ from .._progress import Progress
 from ._console import (
     MAP_NOTE,
     Bars,
+    add_extra,
     add_tomogram,
     class_names,
-    extra_channel,
     guard_outputs,
     load_forest,
     memory_size,
@@ -130,14 +130,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="entropy (default): 0 sure, 1 unsure; margin between the first two classes: 1 sure, 0 torn",
     )
     parser.add_argument("--labels-out", metavar="FILE", help="hard labels 1, 2, ..., .mrc or .zarr")
-    parser.add_argument(
-        "--extra",
-        type=extra_channel,
-        action="append",
-        default=[],
-        metavar="[NAME=]FILE",
-        help="a feature channel of your own, a volume of the tomogram's shape; may be given several times",
-    )
+    add_extra(parser)
     parser.add_argument(
         "--memory", type=memory_size, metavar="SIZE", help="stay under this, as 4G or 500M; the result is the same"
     )

@@ -13,7 +13,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from ._console import Bars, add_tomogram, extra_channel, load_forest, open_extra, open_tomogram, positive
+from ._console import Bars, add_extra, add_tomogram, load_forest, open_extra, open_tomogram, positive
 
 if TYPE_CHECKING:
     from ..forest import Suggestion
@@ -26,14 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", metavar="STROKES", help="the strokes so far: what they cover is not suggested")
     parser.add_argument("-n", "--number", type=positive, default=5, metavar="N", help="how many places (default 5)")
     parser.add_argument("--size", type=positive, default=32, metavar="N", help="edge of a box in voxels (default 32)")
-    parser.add_argument(
-        "--extra",
-        type=extra_channel,
-        action="append",
-        default=[],
-        metavar="[NAME=]FILE",
-        help="the feature channels of your own that the forest was trained with",
-    )
+    add_extra(parser)
     parser.add_argument(
         "--match-intensity", action="store_true", help="bring the grey scale to that of the forest's tomogram first"
     )
