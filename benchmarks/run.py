@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread each: a fair fight, 
 import harness
 import pixel_classification
 import preprocessing
+import projection
 
 
 def main() -> int:
@@ -37,6 +38,8 @@ def main() -> int:
         lambda: preprocessing.clahe(slice_wise=True),
         preprocessing.percentiles,
         preprocessing.histogram,
+        lambda: projection.project((edge, edge // 2, 2 * edge)),
+        lambda: projection.back_project((edge, edge // 2, 2 * edge)),
     ]
     results = []
     for contest in contests:

@@ -75,7 +75,7 @@ class Contest:
 
 def simulated(index: int, rounds: int) -> tuple[str, list[npt.NDArray[np.float64]]]:
     made = simulate_virions(demo_recipes()[index])
-    truth = made.truth.numpy()
+    truth = made.truth.numpy() + np.uint8(1)  # as strokes number the classes
     contest = Contest(made.tomogram, truth, feature_stack(made.tomogram, n_threads=1))
     results = []
     for seed in range(rounds):

@@ -13,6 +13,7 @@ void bind_filters(pybind11::module_& m);
 void bind_features(pybind11::module_& m);
 void bind_forest(pybind11::module_& m);
 void bind_preprocessing(pybind11::module_& m);
+void bind_projection(pybind11::module_& m);
 
 static constexpr const char* kIsaNames[] = {"baseline", "avx2", "avx512"};
 
@@ -40,4 +41,5 @@ PYBIND11_MODULE(_core, m) {
   cryoet::bind_features(m);
   cryoet::bind_forest(m);
   cryoet::bind_preprocessing(m);
+  cryoet::bind_projection(m);
 }

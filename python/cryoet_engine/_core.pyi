@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 _Float32 = npt.NDArray[np.float32]
+_Float64 = npt.NDArray[np.float64]
 _Probabilities = npt.NDArray[np.float32] | npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 _Triple = tuple[int, int, int]
 
@@ -61,6 +62,15 @@ def apply_tile_maps(
     maps: _Float32,
     threads: int,
 ) -> _Float32: ...
+def project(volume: _Float32, angles_deg: _Float64, width: int, threads: int) -> _Float32: ...
+def back_project(
+    views: _Float32, angles_deg: _Float64, whole: _Triple, start: _Triple, shape: _Triple, threads: int
+) -> _Float32: ...
+def detector_lines(angles_deg: _Float64, nz: int, nx: int, width: int) -> bytes:
+    """A GridLine (csrc/voxel/projection.h) a view, in order."""
+
+def tilted_rays(angles_deg: _Float64, nz: int, nx: int, width: int) -> bytes:
+    """A TiltedRays (csrc/voxel/projection.h) a view, in order."""
 
 class FeaturePlan:
     def __init__(

@@ -4,39 +4,41 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import tomllib
 
 import numpy as np
 import pytest
 
 from cryoet_engine._checks import InputError
-from cryoet_engine.simulate import VirionRecipe, demo_recipes
+from cryoet_engine.simulate import VirionRecipe, demo_recipes, read_recipe
 
 
-def test_json_round_trip() -> None:
+def test_toml_round_trip() -> None:
     for recipe in (VirionRecipe(), *demo_recipes()):
-        assert VirionRecipe.from_json(recipe.to_json()) == recipe
+        assert VirionRecipe.from_toml(recipe.to_toml()) == recipe
 
 
 def test_missing_entries_take_their_defaults() -> None:
-    assert VirionRecipe.from_json('{"seed": 3}') == VirionRecipe(seed=3)
+    assert VirionRecipe.from_toml("seed = 3") == VirionRecipe(seed=3)
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "JSON"),
-        ("[1]", "a JSON object"),
-        ('{"kind": "liposomes"}', "virions"),
-        ('{"n_virion": 3}', "n_virion"),
-        ('{"seed": "3"}', "seed"),
-        ('{"shape": [64, 64]}', "shape"),
-        ('{"defocus_um": NaN}', "defocus_um"),
+        ("{", "TOML"),
+        ('kind = "liposomes"', "virions"),
+        ("n_virion = 3", "n_virion"),
+        ('seed = "3"', "seed"),
+        ("shape = [64, 64]", "shape"),
+        ("defocus_um = nan", "defocus_um"),
+        ('classes = ["background", "gold"]', "classes"),
+        ("fast = 1", "fast"),
+        ("[imaging]\ndefocus_um = 3", "imaging"),
     ],
 )
-def test_bad_json_is_refused(text: str, words: str) -> None:
+def test_bad_toml_is_refused(text: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        VirionRecipe.from_json(text)
+        VirionRecipe.from_toml(text)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +65,11 @@ def test_bad_json_is_refused(text: str, words: str) -> None:
         {"defocus_um": float("inf")},
         {"gain": 0},
         {"dtype": "uint8"},
+        {"reconstruction": "fbp"},
+        {"reconstruction": "sirt", "fast": True},
+        {"phase_flip": 1},
+        {"spike_structure": 3},
+        {"dose_scheme": None},
         {"voltage_kV": None},
     ],
 )
@@ -75,7 +82,7 @@ def test_bad_fields_are_refused_by_name(field: dict[str, object]) -> None:
 
 def test_numpy_numbers_become_plain_ones() -> None:
     recipe = VirionRecipe(seed=np.int64(4), defocus_um=np.float32(3.5), shape=(np.int32(32), 64, 64))
-    assert json.loads(recipe.to_json())["shape"] == [32, 64, 64]
+    assert tomllib.loads(recipe.to_toml())["shape"] == [32, 64, 64]
     assert type(recipe.seed) is int
     assert recipe.defocus_um == 3.5
 
@@ -86,3 +93,19 @@ def test_the_demo_differs_as_two_real_tomograms_do() -> None:
         assert getattr(first, field) != getattr(second, field)
     assert first.voxel_size_A == second.voxel_size_A
     assert dataclasses.asdict(first).keys() == dataclasses.asdict(second).keys()
+
+
+def test_what_is_written_says_what_the_labels_mean() -> None:
+    told = tomllib.loads(VirionRecipe().to_toml())
+    assert told["kind"] == "virions"
+    assert told["classes"] == ["background", "membrane", "spikes", "lumen"]
+    assert told["parts"][0] == "ice"
+    assert {field.name for field in dataclasses.fields(VirionRecipe)} <= told.keys()
+
+
+def test_any_kind_is_read() -> None:
+    recipe = VirionRecipe(seed=9)
+    assert read_recipe(recipe.to_toml()) == recipe
+    for text, words in (("seed = 1", "kind"), ('kind = "cells"', "virions"), ("=", "TOML")):
+        with pytest.raises(InputError, match=words):
+            read_recipe(text)

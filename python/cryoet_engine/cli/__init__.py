@@ -29,6 +29,7 @@ COMMANDS = {
     "run": "all of it: strokes to pseudo labels, network, segmentation, picture and report",
     "export": "a soft segmentation as one MRC file a class",
     "demo": "the whole main job on two simulated virion tomograms with known truth",
+    "simulate": "tomograms with known truth: virions, liposomes, complexes, 2D membranes, or a data set of many",
     "doctor": "what is installed, what is missing and how to get it",
 }
 

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def evaluate(truth: Volume, segmentation: SoftSegmentation) -> ConfusionMatrix:
-    """Compare a segmentation's most probable class with the truth (labels 1..K), slab by slab."""
+    """Compare a segmentation's most probable class with the truth, slab by slab.
+
+    truth: the classes' numbers in the segmentation's order, from 0, as the simulator gives it.
+    """
     import numpy as np
 
     from ..training.metrics import ConfusionMatrix
@@ -21,7 +24,7 @@ def evaluate(truth: Volume, segmentation: SoftSegmentation) -> ConfusionMatrix:
     matrix = ConfusionMatrix(len(segmentation.classes))
     depth = 16
     for z in range(0, truth.shape[0], depth):
-        slab = np.asarray(truth.data[z : z + depth]).astype(np.int64) - 1
+        slab = np.asarray(truth.data[z : z + depth]).astype(np.int64)
         matrix.update(slab, np.asarray(segmentation.data[:, z : z + depth]).argmax(axis=0))
     return matrix
 

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclass(frozen=True)
 class Tomogram:
-    """One simulated tomogram and its truth (labels 1..4)."""
+    """One simulated tomogram and its truth: numbers of `CLASSES`, 0 the background."""
 
     volume: Volume
     truth: Volume
@@ -55,8 +55,8 @@ def _simulate(current: Job, bars: Bars) -> tuple[Tomogram, Tomogram]:
         io.write(current.folder / f"{name}.mrc", made.tomogram)
         io.write(current.folder / f"{name}.zarr", made.tomogram)
         io.write(current.folder / f"{name}_truth.mrc", made.truth)
-        with io.partial_path(current.folder / f"{name}_recipe.json") as partial:
-            Path(partial).write_text(recipe.to_json() + "\n")
+        with io.partial_path(current.folder / f"{name}_recipe.toml") as partial:
+            partial.write_text(recipe.to_toml(), encoding="utf-8")
         return opened(name)
 
     first = current.stage("simulate the first tomogram", lambda: make("first", 0), lambda: opened("first"))
@@ -147,8 +147,8 @@ def _sections(current: Job, marks: Volume, rows: dict[str, ConfusionMatrix], not
         "tomogram.",
         f"On the second tomogram the network's mean F1 is {network:.3f}; the carried-over forest's is {forest:.3f}, "
         f"and {matched:.3f} when the grey scale is matched first (mean and deviation).",
-        "The two tomograms differ in defocus, dose, thickness, grey scale and virions: `first_recipe.json`, "
-        "`second_recipe.json`.",
+        "The two tomograms differ in defocus, dose, thickness, grey scale and virions: `first_recipe.toml`, "
+        "`second_recipe.toml`.",
         "## Slices",
         *(
             f"**{title}**\n\n" + "\n".join(f"![{name}]({name})" for name in render.slice_names(current.folder, prefix))

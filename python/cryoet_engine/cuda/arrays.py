@@ -25,12 +25,13 @@ from .features import (
     FeatureLaunches,
     Scratch,
     TapTable,
+    across,
     aligned,
     convolution,
     eigenvalues,
 )
 from .forest import CardTables, on_card
-from .structures import Box, Field
+from .structures import BackProjection, Box, Field, Projection, triple
 
 Plan = Callable[[Scratch, TapTable], Iterable[Launch]]
 
@@ -39,6 +40,29 @@ def card_array(volume: Any) -> Any | None:
     """The array that lies on a card, given as it is or as a Volume; None for any other."""
     data = volume.data if isinstance(volume, Volume) else volume
     return data if hasattr(data, "__cuda_array_interface__") else None
+
+
+def sent(array: npt.NDArray[Any], where: str) -> Any:
+    """A copy of numpy's array on the card."""
+    device, host = card(where), np.ascontiguousarray(array)
+    there = device.empty(host.shape, host.dtype)
+    stream = device.stream()
+    device.upload(host, there.address, stream)
+    device.finish(device.mark(stream))
+    return there.native
+
+
+def fetched(array: Any) -> npt.NDArray[np.float32]:
+    """An array of float32 as numpy's: itself, or a copy of what lies on the card."""
+    if card_array(array) is None:
+        return np.asarray(array, np.float32)
+    device = card("fetched")
+    there = device.adopt(array, np.float32)
+    host = np.empty(there.shape, np.float32)
+    stream = device.stream()
+    device.download(there.address, host, stream)
+    device.finish(device.mark(stream))
+    return host
 
 
 def volume_on_card(array: Any, where: str) -> Any:
@@ -136,6 +160,50 @@ def feature_stack(array: Any, plan_of: Callable[[float], _core.FeaturePlan], off
     for part in blocks(field.box.shape, (planes, height, width), 0):
         execute(device, slab(part.core[0].start, planes))
     return out.native
+
+
+def project(volume: Any, angles_deg: npt.NDArray[np.float64], width: int) -> Any:
+    """As `projection.project`; `volume` comes from `volume_on_card`."""
+    device = card("project")
+    source = device.adopt(volume, np.float32)
+    nz, ny, nx = source.shape
+    out = device.empty((len(angles_deg), ny, width), np.float32)
+
+    def launch(rays: int) -> Launch:
+        job = Projection(source.address, triple((nz, ny, nx)), rays, out.address, width)
+        return Launch("projection", "project", (across(width, 32), across(ny, 32), len(angles_deg)), (32, 8, 1), job)
+
+    _with_table(device, _core.tilted_rays(angles_deg, nz, nx, width), launch)
+    return out.native
+
+
+def back_project(views: Any, angles_deg: npt.NDArray[np.float64], whole: Triple, start: Triple, shape: Triple) -> Any:
+    """As `projection.back_project`; `views` come from `volume_on_card`."""
+    device = card("back_project")
+    source = device.adopt(views, np.float32)
+    n_views, height, width = source.shape
+    out = device.empty(shape, np.float32)
+    box = Field(out.address, Box(start, shape))
+    grid = (across(shape[2], 32), across(shape[1], 4), across(shape[0], 8))
+
+    def launch(lines: int) -> Launch:
+        job = BackProjection(source.address, lines, n_views, height, width, box.job)
+        return Launch("projection", "back_project", grid, (32, 8, 1), job)
+
+    _with_table(device, _core.detector_lines(angles_deg, whole[0], whole[2], width), launch)
+    return out.native
+
+
+def _with_table(device: Device, table: bytes, launch: Callable[[int], Launch]) -> None:
+    """Run a kernel that reads a table, given where on the card that lies."""
+    host = np.frombuffer(table, np.uint8)
+    with allocated(device, aligned(len(table))) as address:
+        stream = device.stream()
+        try:
+            device.upload(host, address, stream)
+            device.launch(launch(address), stream)
+        finally:
+            device.finish(device.mark(stream))
 
 
 def predict_channels(tables: Mapping[str, npt.NDArray[Any]], channels: Any, dtype: npt.DTypeLike) -> Any:

@@ -152,3 +152,28 @@ class ForestJob(ctypes.Structure):
         ("out_unit", ctypes.c_int),
         ("warps", _Int3),
     )
+
+
+class Projection(ctypes.Structure):
+    """project."""
+
+    _fields_ = (
+        ("volume", _Pointer),
+        ("shape", _Int3),
+        ("rays", _Pointer),
+        ("views", _Pointer),
+        ("width", ctypes.c_int),
+    )
+
+
+class BackProjection(ctypes.Structure):
+    """back_project."""
+
+    _fields_ = (
+        ("views", _Pointer),
+        ("lines", _Pointer),
+        ("n_views", ctypes.c_int),
+        ("height", ctypes.c_int),
+        ("width", ctypes.c_int),
+        ("out", DeviceField),
+    )

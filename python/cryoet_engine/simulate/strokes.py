@@ -37,15 +37,16 @@ def draw_strokes(
 ) -> Volume:
     """Draw strokes on a few xy slices: along the middle of what is thin, as squiggles through what is wide.
 
-    truth: integer labels (z, y, x), 1..K for `classes` in their order; the first class is the background. Part of
+    truth: class numbers (z, y, x), 0..K-1 for `classes` in their order; the first class is the background. Part of
     its strokes run around the structures and along their outlines. tomogram: where given (protein dark), some go as
     dabs on the background's darkest spots: free protein and gold, which a person marks once they are mistaken.
     slices: how many to draw on, spread over the volume where most is to see. brush_vox: diameter of the brush.
     fraction: of all voxels to paint, 0.001 to 0.003 for half an hour of work. error_rate: share of the painted
     voxels that carry a neighbouring class's label: slips across a border. The same seed gives the same strokes.
 
-    Returns uint8 labels, 0 where nothing was painted. A class that has no voxel in the truth gets no stroke; small
-    classes may give less than their share. InputError: labels outside 0..K, another shape, a number out of range.
+    Returns uint8 labels: 0 where nothing was painted, else the class's number and one. A class that has no voxel in the
+    truth gets no stroke; small classes may give less than their share. InputError: numbers outside 0..K-1, another
+    shape, a number out of range.
     """
     where = "draw_strokes"
     slices = number(where, "slices", slices, 1, truth.shape[0], whole=True)
@@ -57,10 +58,11 @@ def draw_strokes(
         raise input_error(where, "classes", expected="1 to 255 names", got=f"{len(classes)}")
     labels = truth.numpy()
     if labels.dtype.kind not in "iu":
-        raise input_error(where, "truth", expected="integer labels", got=labels.dtype)
-    if labels.min() < 0 or labels.max() > len(classes) or labels.max() == 0:
-        expected = f"labels 1..{len(classes)}, one for each of {', '.join(classes)}"
+        raise input_error(where, "truth", expected="whole numbers", got=labels.dtype)
+    if labels.min() < 0 or labels.max() >= len(classes):
+        expected = f"numbers 0..{len(classes) - 1}, one for each of {', '.join(classes)}"
         raise input_error(where, "truth", expected=expected, got=f"{labels.min()}..{labels.max()}")
+    labels = labels.astype(np.uint8) + np.uint8(1)  # as they will be painted
     if tomogram is not None and tomogram.shape != truth.shape:
         raise input_error(where, "tomogram", expected=f"shape {truth.shape}", got=tomogram.shape)
     rng = np.random.default_rng([seed, 2])

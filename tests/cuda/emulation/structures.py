@@ -11,12 +11,14 @@ import ctypes
 import numpy as np
 
 from cryoet_engine.cuda.structures import (
+    BackProjection,
     Combination,
     Convolution,
     Eigenvalues,
     Eigenvalues2,
     ForestJob,
     Product,
+    Projection,
     StageTwo,
 )
 from cryoet_engine.cuda.structures import DeviceField as Field
@@ -46,6 +48,10 @@ TileCount = structure("TileCount", planes=Field, length=I3, tile=I3, tiles=I3, b
 TileMapping = structure("TileMapping", counts=POINTER, maps=POINTER, n_tiles=LONG, n_bins=LONG, voxels=LONG, clip=LONG)
 TileApplication = structure("TileApplication", block=Field, out=POINTER, tile=I3, tiles=I3, bins=Bins, maps=POINTER)
 
+# Their tables are made by _core.
+GridLine = structure("GridLine", per_i=LONG_LONG, per_j=LONG_LONG, origin=LONG_LONG)
+TiltedRays = structure("TiltedRays", line=GridLine, step=FLOAT, steep=INT)
+
 #: By the file that declares them.
 BY_FILE = {
     "separable": (Field, Convolution, Eigenvalues, Eigenvalues2, Product, Combination),
@@ -54,6 +60,7 @@ BY_FILE = {
     "bilateral": (BilateralFilter,),
     "histogram": (Bins, Histogram, KeyCount),
     "clahe": (TileCount, TileMapping, TileApplication),
+    "projection": (GridLine, TiltedRays, Projection, BackProjection),
 }
 
 
