@@ -19,4 +19,5 @@ status=0
 "$python" -m pytest -m gpu -o addopts="-ra --strict-markers" -o filterwarnings=default tests/gpu || { code=$?; [ "$code" = 5 ] || status=$code; }
 "$python" benchmarks/run.py --results "$out" || status=$?
 "$python" benchmarks/gpu.py --results "$out" || status=$?
+"$python" benchmarks/simulation.py --device cuda --paper-size --rounds 2 --results "$out" || status=$?
 exit $status

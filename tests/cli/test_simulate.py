@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -20,6 +22,7 @@ from cryoet_engine import io
 from cryoet_engine.cli._console import Bars
 from cryoet_engine.simulate import KINDS, read_recipe
 from cryoet_engine.simulate.storage import FILES
+from cryoet_engine.volume import Volume
 
 SMALL = ("--shape", "16,40,48", "--seed", 5, "--voxel-size", 14, "--fast", "--set", "thickness_nm=120")
 SMALL_OF = {
@@ -89,7 +92,7 @@ def test_a_recipe_makes_the_same_bytes_again(made: Path, cryoet: Callable, tmp_p
     assert changed == {"recipe.toml", "strokes.mrc"}
     truth, marks = (io.read_volume(made / f"{name}.mrc").numpy() for name in ("truth", "strokes"))
     wrong = np.mean(marks[marks > 0] != truth[marks > 0] + 1)
-    assert 0.07 < wrong < 0.13  # asked: 0.1; measured: WRONG
+    assert 0.07 < wrong < 0.13  # asked: 0.1; measured: 0.100
 
 
 def test_threads_change_no_byte(tmp_path: Path) -> None:
@@ -109,9 +112,8 @@ def test_a_recipe_can_be_printed(cryoet: Callable) -> None:
     assert told["diameter_nm"] == [70, 90]
     assert told["seed"] == 9
     assert told["strokes"]["fraction"] == 0.002
-    assert told.keys() - {"kind", "classes", "parts", "strokes"} == {
-        field for field in KINDS["virions"].__dataclass_fields__
-    }
+    fields = {field.name for field in dataclasses.fields(KINDS["virions"])}
+    assert told.keys() - {"kind", "classes", "parts", "strokes"} == fields
     assert tomllib.loads(cryoet("simulate", "dataset", "--print-recipe").out)["split"]["train"] == 8
     changed = tomllib.loads(cryoet("simulate", "dataset", "--print-recipe", "--split", "2,1,0", "--seed", 4).out)
     assert changed["split"] == {"train": 2, "validation": 1, "test": 0}
@@ -123,8 +125,8 @@ def test_help_tells_of_every_field(kind: str, cryoet: Callable) -> None:
     outcome = cryoet("simulate", kind, "--help")
     assert outcome.status == 0
     assert f"usage: cryoet simulate {kind}" in outcome.out
-    for name in KINDS[kind].__dataclass_fields__:
-        assert f"\n  {name} = " in outcome.out
+    for field in dataclasses.fields(KINDS[kind]):
+        assert f"\n  {field.name} = " in outcome.out
 
 
 def test_no_strokes(cryoet: Callable, tmp_path: Path) -> None:
@@ -141,8 +143,6 @@ def test_what_does_not_fit_is_told(cryoet: Callable, tmp_path: Path) -> None:
 
 
 def test_grey_values_like_a_tomograms(cryoet: Callable, tmp_path: Path) -> None:
-    from cryoet_engine.volume import Volume
-
     rng = np.random.default_rng(0)
     labels = np.zeros((4, 64, 64), np.uint8)
     labels[:, :32], labels[:, 40:] = 1, 2
@@ -152,7 +152,7 @@ def test_grey_values_like_a_tomograms(cryoet: Callable, tmp_path: Path) -> None:
     words = ("--like", tmp_path / "t.mrc", "--like-labels", tmp_path / "s.mrc", "--print-recipe")
     told = tomllib.loads(cryoet("simulate", "membranes-2d", *words).out)
     found = [told[name] for name in ("background_mean", "background_std", "membrane_mean", "membrane_std")]
-    assert found == pytest.approx([20, 12, -50, 9], abs=0.6)  # measured: FOUND off
+    assert found == pytest.approx([20, 12, -50, 9], abs=0.6)  # measured: 0.23 off
     outcome = cryoet("simulate", "membranes-2d", "--like", tmp_path / "t.mrc", "-o", tmp_path / "out")
     assert outcome.status == 1
     assert "--like-labels" in outcome.err
@@ -180,7 +180,6 @@ def test_grey_values_like_a_tomograms(cryoet: Callable, tmp_path: Path) -> None:
         (("--strokes-error", "0.9"), "error_rate"),
         (("--spike-structure", "nowhere.pdb"), "nowhere.pdb"),
         (("--recipe", "nowhere.toml"), "nowhere.toml"),
-        (("--recipe", "{empty}"), "kind|shape|GiB"),
         (("--recipe", "{broken}"), "TOML"),
         (("--recipe", "{unknown}"), "colour"),
         (("--recipe", "{complexes}"), "kind.*virions.*complexes"),
@@ -188,22 +187,15 @@ def test_grey_values_like_a_tomograms(cryoet: Callable, tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_is_one_line(words: tuple[str, ...], told: str, cryoet: Callable, tmp_path: Path) -> None:
-    import re
-
     files = {
         "broken": b"seed = ",
         "unknown": b'kind = "virions"\ncolour = 3',
         "complexes": b'kind = "complexes"',
         "binary": b"\xff\xfe\x00",
-        "empty": b"",
     }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     chosen = [word.format(**{name: tmp_path / name for name in files}) for word in words]
-    if words[-1] == "{empty}":  # an empty recipe is all defaults: nothing wrong with it
-        outcome = cryoet("simulate", "virions", *chosen, "--print-recipe")
-        assert outcome.status == 0
-        return
     outcome = cryoet("simulate", "virions", *chosen, "-o", tmp_path / "out")
     assert outcome.status == 1, outcome.err
     assert len(outcome.errors) == 1
@@ -284,8 +276,6 @@ def test_a_data_set(cryoet: Callable, tmp_path: Path) -> None:
     ],
 )
 def test_a_bad_data_set_is_one_line(words: tuple[str, ...], told: str, cryoet: Callable, tmp_path: Path) -> None:
-    import re
-
     outcome = cryoet("simulate", "dataset", *words, "-o", tmp_path / "out")
     assert outcome.status == 1
     assert len(outcome.errors) == 1

@@ -37,4 +37,4 @@ def test_the_card_makes_the_same_tomogram(launched, method):
     there = simulate(recipe, device="cuda").tomogram.numpy()
     assert {"project", "back_project"} == set(launched)
     # Counts are drawn from expectations that differ in their last bits: one in a million may come out otherwise.
-    assert np.abs(there - here).max() < 1e-3 * here.std()  # measured 1e-5
+    assert np.abs(there - here).max() < 1e-3 * here.std()  # measured 8e-7

@@ -30,7 +30,7 @@ def test_the_estimate_bounds_what_is_taken(how: str) -> None:
     done = subprocess.run([sys.executable, "-c", _RUN, how], capture_output=True, text=True, check=True)
     fields = {"fast": True} if how == "fast" else {"reconstruction": how}
     told = memory_bytes(VirionRecipe(shape=(64, 224, 224), n_virions=1, tilt_step_deg=4, sirt_iterations=1, **fields))
-    assert 0.25 * told < int(done.stdout) < told  # measured: MEASURED of it
+    assert 0.25 * told < int(done.stdout) < told  # measured: 0.5, 0.5 and 0.8 of it
 
 
 def test_the_papers_size_fits_24_GB() -> None:

@@ -34,17 +34,17 @@ def draw_truth(folder: Path) -> None:
 def truth_sheet(tomogram: Volume, truth: Volume, classes: Sequence[str], *, stack: bool = False) -> Image.Image:
     """Slices one below the other: left as they are, right with the truth's classes in their colours.
 
-    truth: numbers of `classes`, the first being the background. The middle slice along each axis; of a `stack` of
-    images, which has no depth, the first, the middle one and the last.
+    truth: numbers of `classes`, the first being the background. The slice along each axis that shows most; of a
+    `stack` of images, which has no depth, the first, the middle one and the last.
     """
     from PIL import Image, ImageDraw, ImageFont
 
     from ..render import slice_overlay
 
     depth = tomogram.shape[0]
-    places: list[tuple[Axis, int]] = [(axis, n // 2) for axis, n in zip(_AXES, tomogram.shape, strict=True)]
-    if stack:
-        places = [("z", index) for index in sorted({0, depth // 2, depth - 1})]
+    places: list[tuple[Axis, int]] = [("z", index) for index in sorted({0, depth // 2, depth - 1})]
+    if not stack:
+        places = list(zip(_AXES, _fullest(truth, len(classes)), strict=True))
     lengths = [n * edge for n, edge in zip(tomogram.shape, tomogram.voxel_size_A, strict=True)]
     scale = max(lengths[1:] if stack else lengths) / _LARGEST
     rows = []
@@ -73,6 +73,23 @@ def truth_sheet(tomogram: Volume, truth: Volume, classes: Sequence[str], *, stac
             sheet.paste(picture, (left, top + _HEAD))
         top += _HEAD + pictures[0].height + _GAP
     return sheet
+
+
+def _fullest(truth: Volume, n_classes: int) -> list[int]:
+    """Along each axis the slice with most of the classes, rare ones weighing more; the middle one if none has any."""
+    import numpy as np
+
+    counts = [np.zeros((n_classes, n)) for n in truth.shape]
+    for z in range(truth.shape[0]):
+        plane = np.asarray(truth.data[z])
+        for label in range(1, n_classes):
+            own = plane == label
+            counts[0][label, z] = np.count_nonzero(own)
+            counts[1][label] += own.sum(axis=1)
+            counts[2][label] += own.sum(axis=0)
+    return [
+        int(np.argmax(sight)) if sight.any() else len(sight) // 2 for sight in (np.sqrt(c).sum(axis=0) for c in counts)
+    ]
 
 
 def _as_soft(truth: Volume, region: Region, classes: Sequence[str]) -> SoftSegmentation:

@@ -308,6 +308,7 @@ def _fields_help(recipe: type[StoredRecipe]) -> str:
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
         if isinstance(default, bool):
             shown = str(default).lower()
+        shown = "none" if shown == "" else shown
         limits = ""
         if told.get("form") == "choice":
             limits = f"({', '.join(told['options'])})"

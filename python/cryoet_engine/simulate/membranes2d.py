@@ -29,7 +29,8 @@ _CLEAR_PX = 2.0  # at least, between things of an image
 _TRIES = 40  # of a membrane or a protein, before it is left out
 _MOST_INSTANCES = 65535  # uint16
 _LEAST_VOXELS = 30  # of a class, to fit a Gaussian to
-_LEAST_BINS = 6
+_LEAST_BINS = 5
+_FLANK, _ROUNDS = 2.0, 4  # deviations that a fit looks at, and how often it looks anew
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,10 +286,11 @@ def fit_intensities(
     labels: strokes, whole numbers of the tomogram's shape; background, membrane and protein are those of each class.
     protein None: proteins are taken to be as dark as membranes.
 
-    A Gaussian is fitted to each class's histogram, as in paper 2 (section 4.1), by least squares. Mean and standard
-    deviation would be the best estimate if all were Gaussian; but strokes stray over borders, and 8 bit clip the tails
-    to their ends. A histogram's flank outweighs both: stray voxels are few in any bin, and the bins at the ends of an
-    integer type, which hold what was clipped, are left out.
+    A Gaussian is fitted to each class's histogram, as in paper 2 (section 4.1): by least squares, over two standard
+    deviations to either side. Mean and standard deviation would be the best estimate if all were Gaussian; but strokes
+    stray over borders, and 8 bit clip the tails to their ends. A histogram shows both apart from the flanks: stray
+    voxels lie beyond two deviations, if they differ so much; the least and the largest value, where clipped ones
+    gather, are left out.
 
     Errors: InputError for labels of another shape or type, and for classes with fewer than 30 voxels or one value.
     """
@@ -328,29 +330,32 @@ def _fit_gaussian(where: str, name: str, values: npt.NDArray[Any], kind: np.dtyp
     if spread <= 0:
         raise input_error(where, name, expected="grey values that vary", got=f"{middle:g} almost everywhere")
     counts, edges = _histogram(grey, middle, spread, kind)
-    if len(counts) < _LEAST_BINS:
-        return middle, spread  # a few grey values only: nothing to fit a curve to
-    total, edges = float(counts.sum()), (edges - middle) / spread
+    total, edges = max(float(counts.sum()), 1.0), (edges - middle) / spread
+    found = np.array([0.0, 1.0, 1.0])  # mean, standard deviation, share
+    for _ in range(_ROUNDS):
+        near = (edges[1:] > found[0] - _FLANK * found[1]) & (edges[:-1] < found[0] + _FLANK * found[1])
+        if np.count_nonzero(near) < _LEAST_BINS:
+            break  # a few grey values only: nothing to fit a curve to
 
-    def residuals(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        # What falls into a bin, not the density at its middle: bins of integers may be wide.
-        return np.asarray(p[2] * np.diff(ndtr((edges - p[0]) / p[1])) - counts / total)
+        def residuals(p: npt.NDArray[np.float64], near: npt.NDArray[np.bool_] = near) -> npt.NDArray[np.float64]:
+            # What falls into a bin, not the density at its middle: bins may be wide.
+            return np.asarray(p[2] * np.diff(ndtr((edges - p[0]) / p[1])) - counts / total)[near]
 
-    fit = optimize.least_squares(residuals, [0.0, 1.0, 1.0], bounds=([-3, 0.1, 0.1], [3, 5, 10]))
-    return middle + spread * float(fit.x[0]), spread * float(fit.x[1])
+        found = optimize.least_squares(residuals, found, bounds=([-2, 0.2, 0.1], [2, 3, 5])).x
+    return middle + spread * float(found[0]), spread * float(found[1])
 
 
 def _histogram(
     grey: npt.NDArray[np.float64], middle: float, spread: float, kind: np.dtype[Any]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Counts and edges of bins; of an integer type each holds equally many grey values, and its ends lie in none."""
+    """Counts and edges of bins between the least and the largest value, neither of which is counted."""
+    inner = grey[(grey > grey.min()) & (grey < grey.max())]
     width = 2 * 1.349 * spread / len(grey) ** (1 / 3)  # Freedman and Diaconis 1981
-    # What lies far out is no part of the Gaussian.
-    first, last = max(float(grey.min()), middle - 6 * spread), min(float(grey.max()), middle + 6 * spread)
-    if kind.kind in "iu":
-        width = max(round(width), 1)
-        first = math.floor(max(first, float(np.iinfo(kind).min) + 1)) - 0.5
-        last = math.ceil(min(last, float(np.iinfo(kind).max) - 1)) + 0.5
+    first, last = middle - 4 * spread, middle + 4 * spread
+    if len(inner):
+        first, last = max(first, float(inner.min())), min(last, float(inner.max()))
+    if kind.kind in "iu":  # every bin holds equally many grey values
+        width, first, last = max(round(width), 1), math.floor(first) - 0.5, math.ceil(last) + 0.5
     edges = first + width * np.arange(max(math.floor((last - first) / width + 1e-9), 1) + 1)
-    counts, _ = np.histogram(grey, edges)
+    counts, _ = np.histogram(inner, edges)
     return counts.astype(np.float64), edges

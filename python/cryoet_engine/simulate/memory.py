@@ -31,7 +31,7 @@ def memory_bytes(recipe: StoredRecipe) -> int:
     build = 8 * canvas + 12 * tomogram + _PLANE_BYTES * ny * nx
     held = 4 * canvas + 4 * tomogram  # the potential, truth, parts and instances
     if recipe.fast:
-        record = 30.0 * canvas  # a spectrum of noise and one of signal, their weights, in part as float64
+        record = 36.0 * canvas  # a spectrum of noise and one of signal, their weights, in part as float64
     else:
         views = 4 * len(recipe.tilt_angles_deg) * ny * (math.hypot(nz, nx) + 16)
         record = 5 * views  # as recorded, low-passed, filtered, turned, and one in the works

@@ -419,7 +419,7 @@ def subtomogram_set(
 
     folder: gets `subtomograms.zarr`, and until that is whole, a store for each tomogram that is done, from which an
         interrupted call goes on. n_tomograms, per_class: exactly one of them is given: all boxes of so many tomograms,
-        or so many boxes of each class; both at each ratio.
+        or so many boxes of each class that has an abundance; both at each ratio.
     snrs: signal-to-noise ratios; none: the recipe's own. Tomogram k of ratio j, counted from 0, has the recipe's seed
         plus k times the number of ratios plus j: no specimen is used twice.
     box, resize: see `cut_subtomograms`. shares: see `stratified_split`, whose seed is the recipe's.
@@ -449,9 +449,10 @@ def subtomogram_set(
     whole, parts_folder = home / "subtomograms.zarr", home / "tomograms"
     if not whole.exists():
         parts: list[Subtomograms] = []
-        total = n_tomograms * len(ratios) or per_class * len(ratios) * (len(recipe.classes) - 1)
+        wanted = [name for i, name in enumerate(recipe.names) if not recipe.abundances or recipe.abundances[i]]
+        total = n_tomograms * len(ratios) or per_class * len(ratios) * len(wanted)
         for j, ratio in enumerate(ratios):
-            missing = Counter({name: per_class for name in recipe.classes[1:]}) if per_class else None
+            missing = Counter({name: per_class for name in wanted}) if per_class else None
             for k in range(n_tomograms or 10**6):
                 if missing is not None and not +missing:
                     break
