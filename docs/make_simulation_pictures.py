@@ -84,13 +84,16 @@ def real() -> None:
         for axis, image, what in ((row[0], found, "real"), (row[1], made, "simulated")):
             middle, spread = np.median(image), image.std()
             axis.imshow(image, cmap="gray", vmin=middle - 3.2 * spread, vmax=middle + 3.2 * spread, origin="lower")
-            bar = 10 ** math.floor(math.log10(image.shape[1] * voxel / 40)) * 10  # Å
+            bar = 10 ** math.floor(math.log10(image.shape[1] * voxel / 40)) * 20  # Å
             axis.plot([8, 8 + bar / voxel], [8, 8], color="white", lw=3, solid_capstyle="butt")
             axis.set_title(f"{title}, {what} (bar {bar / 10:.0f} nm)", fontsize=9)
             axis.set_axis_off()
         for image, colour, what in ((found, REAL, "real"), (made, SIMULATED, "simulated")):
-            grey = (image - np.median(image)) / image.std()
-            row[2].hist(grey.ravel(), np.linspace(-5, 5, 80), density=True, histtype="step", color=colour, label=what)
+            # Bins of whole numbers of grey values: both are stored as such.
+            step = max(1, round(image.std() / 6))
+            edges = np.arange(image.min() - 0.5, image.max() + step, step)
+            counts, _ = np.histogram(image, edges, density=True)
+            row[2].stairs(counts * image.std(), (edges - np.median(image)) / image.std(), color=colour, label=what)
             k, power = spectrum(image)
             row[3].semilogy(k / voxel * 10, power, color=colour, label=what)
         row[2].set_xlabel("grey value, standard deviations from the median", fontsize=8)
@@ -99,8 +102,10 @@ def real() -> None:
         row[3].set_title("power spectrum", fontsize=9)
         for axis in row[2:]:
             axis.tick_params(labelsize=7)
+            axis.locator_params(axis="x", nbins=5)
             axis.legend(fontsize=7, frameon=False)
-            axis.set_yticks([]) if axis is row[2] else None
+        row[2].set_yticks([])
+        row[2].set_xlim(-5, 5)
     save(figure, "simulation_real.png")
 
 

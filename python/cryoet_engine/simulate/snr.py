@@ -200,12 +200,16 @@ def _poses(aligned: bool) -> list[Matrix]:
     if aligned:
         return [np.eye(3)]
     axis = np.array(_ANY_ORIENTATION)  # of length 1
-    cross = np.cross(np.eye(3), axis)
-    turn = np.eye(3) + math.sin(1.0) * cross + (1 - math.cos(1.0)) * cross @ cross  # Rodrigues' formula, one radian
+    # Rodrigues' formula, for one radian.
+    turn = (
+        math.cos(1.0) * np.eye(3)
+        + math.sin(1.0) * np.cross(np.eye(3), axis)
+        + (1 - math.cos(1.0)) * np.outer(axis, axis)
+    )
     poses: list[Matrix] = []
     for order in itertools.permutations(range(3)):
         exchange = np.eye(3)[list(order)]
-        poses.append(np.linalg.det(exchange) * exchange @ turn)
+        poses.append(round(np.linalg.det(exchange)) * turn[list(order)])
     return poses
 
 

@@ -48,7 +48,8 @@ SHARES = (0.7, 0.15, 0.15)  # of Zhu et al. 2022 (CIVA-Net), section 5
 
 _KEY, _KIND, _VERSION = "cryoet_engine", "subtomograms", 1
 _CHUNK_VOXELS = 1 << 20
-_BARREN = 3  # tomograms in a row that give nothing wanted, before it is given up
+_LARGEST_EDGE = 1024
+_BARREN = 10  # tomograms in a row that give nothing wanted, before it is given up
 #: Columns: one number or one triple a subtomogram.
 _COLUMNS: Mapping[str, tuple[str, tuple[int, ...]]] = {
     "class_number": ("uint8", ()),
@@ -117,8 +118,8 @@ def cut_subtomograms(
     Errors: InputError for impossible edges, and for what is no tomogram.
     """
     where = "cut_subtomograms"
-    edge = number(where, "box", box, 2, 1024, whole=True)
-    new_edge = edge if resize is None else number(where, "resize", resize, 2, 1024, whole=True)
+    edge = number(where, "box", box, 2, _LARGEST_EDGE, whole=True)
+    new_edge = edge if resize is None else number(where, "resize", resize, 2, _LARGEST_EDGE, whole=True)
     recipe, shape = simulation.recipe, np.array(simulation.tomogram.shape)
     if not isinstance(recipe, Recipe):
         raise input_error(where, "simulation", expected="a tomogram", got=recipe.kind)
@@ -436,7 +437,12 @@ def subtomogram_set(
     ratios = tuple(float(one) for one in snrs) or (recipe.snr,)
     if len(set(ratios)) < len(ratios):
         raise input_error(where, "snrs", expected="different ratios", got=ratios)
-    _split(np.zeros(0), np.zeros(0), shares, recipe.seed)  # wrong shares show before the work
+    # What cannot be shows before the work.
+    _split(np.zeros(0), np.zeros(0), shares, recipe.seed)
+    for ratio in ratios:
+        dataclasses.replace(recipe, snr=ratio)
+    number(where, "box", box, 2, min(recipe.shape), whole=True)
+    number(where, "resize", box if resize is None else resize, 2, _LARGEST_EDGE, whole=True)
     home = Path(folder)
     request = {
         "recipe": recipe.to_toml(),
