@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from .._checks import input_error
 from ..models.normalisation import NormalisationKind
+from .losses import parse_loss
 
-Loss: TypeAlias = Literal["cross_entropy", "mse"]
 Targets: TypeAlias = Literal["hard", "soft"]
 Schedule: TypeAlias = Literal["one_cycle", "constant"]
 ClassWeights: TypeAlias = Literal["none", "inverse_sqrt"]
@@ -57,8 +57,9 @@ class TrainingSettings:
     learning_rate: peak of the schedule (1e-3). weight_decay: of Adam with beta 0.9, 0.999 (the same).
     schedule: "one_cycle" (up within the first tenth, then down along a cosine: gets most out of few steps) or
         "constant" (paper 1).
-    loss, targets: "cross_entropy" or "mse", on the most probable class ("hard") or on probabilities ("soft").
-        Paper 1, section 4.3: hard works better with four classes, soft regression with two.
+    loss, targets: a sum of `losses.loss_names()` such as "cross_entropy" or "cross_entropy + 0.5*dice" (see
+        `losses.output_activation` for what goes with which network), on the most probable class ("hard") or on
+        probabilities ("soft"). Paper 1, section 4.3: hard works better with four classes, soft regression with two.
     class_weights: of the loss; "inverse_sqrt" of how frequent a class is.
     rare_share: share of patches that contain a random voxel of a random class, so that rare ones are seen.
     patches_per_epoch: an epoch is so many patches, not so many volumes; validation follows each.
@@ -76,7 +77,7 @@ class TrainingSettings:
     learning_rate: float = 1e-2
     weight_decay: float = 1e-4
     schedule: Schedule = "one_cycle"
-    loss: Loss = "cross_entropy"
+    loss: str = "cross_entropy"
     targets: Targets = "hard"
     class_weights: ClassWeights = "inverse_sqrt"
     rare_share: float = 0.5
@@ -100,7 +101,6 @@ class TrainingSettings:
         _check(self, "mixed_precision", bool, 0, 1)
         choices: dict[str, Any] = {
             "schedule": Schedule,
-            "loss": Loss,
             "targets": Targets,
             "class_weights": ClassWeights,
             "normalisation": NormalisationKind,
@@ -110,6 +110,7 @@ class TrainingSettings:
             if getattr(self, name) not in get_args(allowed):
                 expected = ", ".join(get_args(allowed))
                 raise input_error("TrainingSettings", name, expected=expected, got=repr(getattr(self, name)))
+        parse_loss(self.loss, "TrainingSettings")
         if not isinstance(self.augmentation, Augmentation):
             raise input_error("TrainingSettings", "augmentation", expected="Augmentation", got=self.augmentation)
 

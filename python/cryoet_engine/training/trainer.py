@@ -24,7 +24,7 @@ from ..models.network import SegmentationModel
 from ..volume import DEFAULT_COLORS, SoftSegmentation, Volume
 from .augmentation import augment
 from .data import Labels, TrainingData
-from .losses import as_probabilities, loss
+from .losses import as_probabilities, loss, output_activation
 from .metrics import ConfusionMatrix
 from .partial import TrainingFolder
 from .settings import TrainingSettings
@@ -62,8 +62,8 @@ def train(
 ) -> TrainingResult:
     """Train a network, in place, on tomograms and their labels.
 
-    model: from `create_model`, one channel in, one out a class. With cross-entropy an activation of "none" becomes
-        "softmax", which that loss implies.
+    model: from `create_model`, one channel in, one out a class. An activation of "none" becomes what the loss implies,
+        "softmax" with cross-entropy: see `losses.output_activation`.
     pairs: (tomogram, labels): a soft segmentation of the same shape (voxels of no class at all are unlabelled), or a
         label volume, 0 unlabelled and 1..K classes. Read lazily, patch by patch.
     steps: of the optimiser, each on `settings.batch` patches.
@@ -85,11 +85,9 @@ def train(
         raise input_error("train", "model", expected="one input channel", got=f"{model.config.in_channels}")
     if names and len(names) != len(pairs):
         raise input_error("train", "names", expected=f"one a pair ({len(pairs)})", got=len(names))
-    if settings.loss == "cross_entropy":
-        if model.config.activation == "normalised_relu":
-            raise input_error("train", "loss", expected="mse for a network with normalised_relu", got="cross_entropy")
-        if model.config.activation == "none":
-            model.config = dataclasses.replace(model.config, activation="softmax")
+    activation = output_activation(settings.loss, model.config.activation, "train")
+    if activation != model.config.activation:
+        model.config = dataclasses.replace(model.config, activation=activation)
     deepest = settings.batch * math.prod(-(-settings.patch // step) for step in model.divisor)
     if deepest < 2:
         raise input_error(
