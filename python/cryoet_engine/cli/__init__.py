@@ -25,6 +25,7 @@ COMMANDS = {
     "merge": "put classes together (foreground and background), or make hard labels",
     "train": "train a 3D network on tomograms and their (pseudo) labels",
     "segment": "soft segmentation of a tomogram by a trained network, tile by tile",
+    "evaluate": "scores of a segmentation against the truth: F1, IoU, surface Dice, calibration",
     "render": "a picture of a tomogram and its segmentation",
     "run": "all of it: strokes to pseudo labels, network, segmentation, picture and report",
     "export": "a soft segmentation as one MRC file a class",

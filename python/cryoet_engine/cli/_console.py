@@ -35,6 +35,8 @@ class Bars:
         from tqdm import tqdm
 
         if stage != self._stage or self._bar is None:
+            if self._bar is not None:  # what comes after a stage comes when that is done
+                self._bar.update(self._bar.total - self._bar.n)
             self.close()
             self._stage = stage
             self._bar = tqdm(

@@ -73,6 +73,12 @@ def _add_kind_arguments(parser: argparse.ArgumentParser, recipe: type[StoredReci
     )
     if "fast" in fields:
         parser.add_argument("--fast", action="store_true", help="no tilt series: wedge and noise put on the spectrum")
+        parser.add_argument(
+            "--device",
+            choices=("cpu", "cuda"),
+            default="cpu",
+            help="where to project; an NVIDIA card rounds otherwise (default cpu)",
+        )
     if "background_mean" in fields:
         parser.add_argument("--like", metavar="TOMO", help="fit the grey values to this tomogram's (see --like-labels)")
         parser.add_argument("--like-labels", metavar="STROKES", help="strokes on it: 1 background, 2 membrane")
@@ -115,6 +121,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _run_kind(args: argparse.Namespace) -> None:
+    from ..cuda.device import choose_device
     from ..simulate.storage import make_folder
 
     plan = _plan(args)
@@ -123,8 +130,10 @@ def _run_kind(args: argparse.Namespace) -> None:
         return
     out = _output(args)
     _check_replaceable(out, args.overwrite)
+    device: Any = getattr(args, "device", "cpu")
+    choose_device(device, where="--device")  # before the specimen is built
     with Bars() as bars:
-        notes = make_folder(plan, out, finish=_picture, progress=bars)
+        notes = make_folder(plan, out, device=device, finish=_picture, progress=bars)
     for note in notes:
         say(f"note: {note}")
     say(f"{out / 'tomogram.mrc'}\n{out / 'slices.png'}")

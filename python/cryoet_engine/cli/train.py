@@ -15,11 +15,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .._checks import file_error, input_error
+from .._checks import InputError, file_error, input_error
 from ._console import Bars, class_names, open_tomogram, positive, say
 
 if TYPE_CHECKING:
-    from ..models import SegmentationModel
+    from ..models import Network
     from ..training import TrainingSettings
 
 #: Some six minutes for the small network on two cores.
@@ -28,7 +28,7 @@ STEPS = 1500
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what decides a network and its training."""
-    parser.add_argument("--model", default="unet3d", metavar="NAME", help="network (default unet3d)")
+    parser.add_argument("--model", default="unet3d", metavar="NAME", help="network (default unet3d); `cryoet models` lists them")
     parser.add_argument(
         "--preset",
         choices=("auto", "small", "full"),
@@ -41,7 +41,12 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--patch", type=positive, metavar="N", help="edge of the training patches in voxels")
     parser.add_argument("--batch", type=positive, metavar="N", help="patches a step")
     parser.add_argument("--learning-rate", type=float, metavar="X", help="peak of the one-cycle schedule")
-    parser.add_argument("--loss", choices=("cross_entropy", "mse"), help="loss (default cross_entropy)")
+    parser.add_argument(
+        "--loss",
+        type=loss_name,
+        metavar="LOSS",
+        help="adaptive_wing, bce, cross_entropy (default), dice, mse, or a sum: 'cross_entropy + 0.5*dice'",
+    )
     parser.add_argument("--targets", choices=("hard", "soft"), help="labels as classes or as probabilities")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
 
@@ -63,7 +68,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace an older network in DIR")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the trained network")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all that is random (default 0)")
+    parser.add_argument(
+        "--activation",
+        choices=("none", "sigmoid", "softmax", "normalised_relu"),
+        default="none",
+        help="of the network's outputs; none: what the loss implies (softmax with cross_entropy), else none",
+    )
     add_network_arguments(parser)
+
+
+def loss_name(text: str) -> str:
+    """A loss, or a sum of losses, that a network can be trained with."""
+    from ..training.losses import parse_loss
+
+    try:
+        parse_loss(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def settings_of(args: argparse.Namespace) -> tuple[TrainingSettings, int]:
@@ -86,14 +108,20 @@ def preset_of(args: argparse.Namespace) -> str:
     return "full" if args.device != "cpu" and torch.cuda.is_available() else "small"
 
 
-def network_of(args: argparse.Namespace, n_classes: int) -> SegmentationModel:
+def network_of(args: argparse.Namespace, n_classes: int) -> Network:
     """The network that the arguments ask for, with first weights from the seed."""
     import torch
 
     from ..models import create_model
 
     torch.manual_seed(args.seed)
-    return create_model(args.model, preset=preset_of(args), in_channels=1, out_channels=n_classes)
+    return create_model(
+        args.model,
+        preset=preset_of(args),
+        in_channels=1,
+        out_channels=n_classes,
+        activation=getattr(args, "activation", "none"),  # which `run` leaves to the loss
+    )
 
 
 def run(args: argparse.Namespace) -> None:

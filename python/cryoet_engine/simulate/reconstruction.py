@@ -95,6 +95,7 @@ def weighted_back_projection(
     for i in range(n_views):
         progress("ramp filter", i, n_views)
         views[i] = fft.irfft(fft.rfft(series.views[i], padded, axis=1) * ramp, padded, axis=1)[:, :width]
+    progress("ramp filter", n_views, n_views)
     source = arrays.sent(views, "back_project") if on_card else views
     z, _, x = box
     specimen = (shape[0], ny, shape[2])

@@ -17,6 +17,7 @@ from typing import Any
 from .. import io
 from .._checks import input_error
 from .._progress import Progress, silent
+from ..cuda.device import DeviceName
 from ..volume import Volume
 from ._ranges import check_fields, within
 from .membranes2d import Membranes2DRecipe
@@ -126,16 +127,21 @@ def with_whole_paths(entries: Mapping[str, Any], folder: Path | None) -> dict[st
 
 
 def make_folder(
-    plan: Plan, folder: Path, *, finish: Callable[[Path], None] | None = None, progress: Progress = silent
+    plan: Plan,
+    folder: Path,
+    *,
+    device: DeviceName = "cpu",
+    finish: Callable[[Path], None] | None = None,
+    progress: Progress = silent,
 ) -> tuple[str, ...]:
     """Simulate a tomogram into a folder, which appears when it is whole, and replaces only a folder of its own kind.
 
-    finish: adds to the folder while it does not bear its name yet. Returns `Simulation.notes`.
+    device: see `simulate`. finish: adds to the folder while it does not bear its name yet. Returns `Simulation.notes`.
     An exception from `progress` cancels and leaves nothing.
     """
     with io.partial_path(folder, replaces=(RECIPE,)) as partial:
         partial.mkdir()
-        made = simulate(plan.recipe, progress=progress)
+        made = simulate(plan.recipe, device=device, progress=progress)
         write_simulation(partial, made, strokes=plan.strokes, progress=progress)
         if finish:
             finish(partial)

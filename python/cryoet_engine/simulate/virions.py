@@ -64,6 +64,7 @@ def build_virions(recipe: VirionRecipe, rng: Generator, *, progress: Progress = 
         _paint_envelope(canvas, virion, instance)
         for centre in _place_beads(virion, recipe.n_ribonucleoproteins, rng):
             _paint_bead(canvas, centre)
+    progress("virions", len(virions), len(virions))
     for i, own in enumerate(spikes):
         progress("spikes", i, len(spikes))
         for spike in own:
@@ -71,6 +72,7 @@ def build_virions(recipe: VirionRecipe, rng: Generator, *, progress: Progress = 
                 _paint_spike(canvas, spike)
             else:
                 _paint_spike_structure(canvas, spike, structure)
+    progress("spikes", len(spikes), len(spikes))
     paint_free_particles(canvas, rng, progress=progress)
     paint_grain(canvas, rng, {"lumen": _LUMEN_GRAIN_V, "ribonucleoprotein": _LUMEN_GRAIN_V}, progress=progress)
     return canvas.finished()
