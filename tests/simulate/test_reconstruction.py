@@ -102,22 +102,22 @@ def test_the_shortcut_equals_the_long_way_on_average(phase_flip: bool) -> None:
     series = record_tilt_series(specimen, imaging, voxel_size_A=12, rng=None)
     long_way = reconstruct(series, shape, whole(shape), imaging)
     shortcut = record_directly(specimen, whole(shape), imaging, voxel_size_A=12, rng=None)
-    assert np.corrcoef(long_way.ravel(), shortcut.ravel())[0, 1] > 0.97  # measured 0.99
-    assert shortcut.std() / long_way.std() == pytest.approx(1, abs=0.05)
+    assert np.corrcoef(long_way.ravel(), shortcut.ravel())[0, 1] > 0.99  # measured 0.996
+    assert shortcut.std() / long_way.std() == pytest.approx(1, abs=0.05)  # measured 0.961
     ice = np.zeros((64, 64, 64), np.float32)
     rng = np.random.default_rng(4)
     series = record_tilt_series(ice, imaging, voxel_size_A=12, rng=rng)
     noise = reconstruct(series, ice.shape, whole(ice.shape), imaging)
     quick = record_directly(ice, whole(ice.shape), imaging, voxel_size_A=12, rng=rng)
-    assert quick.std() / noise.std() == pytest.approx(1, abs=0.05)
+    assert quick.std() / noise.std() == pytest.approx(1, abs=0.05)  # measured 0.969
     kz, _, kx, radius = frequencies(ice.shape)
     powers = [windowed_power(one) for one in (noise, quick)]
     tilt, across = np.degrees(np.arctan2(np.abs(kz), np.abs(kx))), np.hypot(kz, kx)
     for low in (0.08, 0.16, 0.24):
         band = (across >= low) & (across < low + 0.08) & (tilt < 52) & (radius < 0.4)
-        assert powers[1][band].mean() / powers[0][band].mean() == pytest.approx(1, abs=0.15)
+        assert powers[1][band].mean() / powers[0][band].mean() == pytest.approx(1, abs=0.1)  # measured 0.995 to 1.06
     wedge = (across > 0.1) & (tilt > 70)
-    assert powers[1][wedge].mean() < 0.02 * powers[1][(across > 0.1) & (tilt < 50)].mean()
+    assert powers[1][wedge].mean() < 1e-3 * powers[1][(across > 0.1) & (tilt < 50)].mean()  # 8e-5
 
 
 def test_dose_weighting_favours_the_early_views_at_high_frequency() -> None:
