@@ -178,6 +178,8 @@ def test_grey_values_like_a_tomograms(cryoet: Callable, tmp_path: Path) -> None:
         (("--seed", "3", "--set", "seed=4"), "seed.*it once"),
         (("--set", "strokes.fraction=2"), "fraction"),
         (("--strokes-error", "0.9"), "error_rate"),
+        (("--strokes-error", "nan"), "error_rate"),
+        (("--voxel-size", "nan"), "voxel_size_A"),
         (("--spike-structure", "nowhere.pdb"), "nowhere.pdb"),
         (("--recipe", "nowhere.toml"), "nowhere.toml"),
         (("--recipe", "{broken}"), "TOML"),

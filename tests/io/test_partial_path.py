@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -260,3 +261,14 @@ io.write({str(tmp_path / "a.mrc")!r}, Volume(np.zeros((3, 4, 5), np.float32)), p
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "KeyboardInterrupt" in done.stderr
     assert os.listdir(tmp_path) == []
+
+
+def test_two_runs_do_not_write_to_one_place(tmp_path: Path) -> None:
+    with io.partial_path(tmp_path / "out") as first:
+        first.write_text("first")
+        with pytest.raises(FileFormatError, match="another run"), io.partial_path(tmp_path / "out"):
+            raise AssertionError("the second run came in")
+        assert first.read_text() == "first"
+    assert (tmp_path / "out").read_text() == "first"
+    with io.partial_path(tmp_path / "out") as again:  # and nothing is held afterwards
+        again.write_text("again")

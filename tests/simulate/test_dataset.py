@@ -7,6 +7,7 @@ import csv
 import dataclasses
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -149,6 +150,28 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
     assert not list(folder.glob("*/*.partial")), "nothing half-written"
     make_dataset(recipe, folder, jobs=1)
     assert contents(folder) == contents(whole)
+
+
+@pytest.mark.parametrize("lost", ["truth.mrc", "tomogram.mrc"])
+def test_what_was_lost_or_cut_short_is_made_again(
+    whole: Path, recipe: DatasetRecipe, tmp_path: Path, lost: str
+) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(whole, again)
+    path = again / "train" / "000" / lost
+    path.unlink() if lost == "truth.mrc" else path.write_bytes(b"")
+    make_dataset(recipe, again, jobs=1)
+    assert contents(again) == contents(whole)
+
+
+def test_two_runs_do_not_make_one_data_set(recipe: DatasetRecipe, tmp_path: Path) -> None:
+    def second(stage: str, done: int, total: int, note: str = "") -> None:
+        with pytest.raises(CryoETError, match="another run"):
+            make_dataset(recipe, tmp_path / "set")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_dataset(recipe, tmp_path / "set", jobs=1, progress=second)
 
 
 def test_another_recipe_is_refused_with_what_differs(whole: Path, recipe: DatasetRecipe) -> None:

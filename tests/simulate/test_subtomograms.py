@@ -29,7 +29,7 @@ from cryoet_engine.simulate import (
 from cryoet_engine.simulate.subtomograms import stratified_split
 from cryoet_engine.volume import Volume
 
-RECIPE = ComplexRecipe(shape=(56, 96, 96), crowding=0.12, thickness_nm=70, seed=5, fast=True, snr=0.3)
+RECIPE = ComplexRecipe(shape=(56, 96, 96), crowding=0.12, thickness_nm=70, seed=7, fast=True, snr=0.3)
 TINY = ComplexRecipe(
     shape=(28, 40, 40), crowding=0, n_particles=6, abundances=(0, 0, 1, 1), thickness_nm=40, fast=True, seed=9
 )
@@ -104,7 +104,7 @@ def test_masks_hold_their_particle_and_nothing_else(made: Simulation) -> None:
     assert len(boxes) > 3
     assert neighbours > 0  # they stay in the box
     assert set(boxes.snr) == {0.3}
-    assert set(boxes.seed) == {5}
+    assert set(boxes.seed) == {RECIPE.seed}
     assert "crowding = 0.12" in boxes.source
 
 

@@ -268,7 +268,7 @@ def _given(args: argparse.Namespace, recipe: type[StoredRecipe], strokes: type) 
     for name, given in short.items():
         if given is not None:
             value = given if isinstance(given, list) else parsed(name, fields[name], given)
-            if found.get(name, value) != value:
+            if name in found and found[name] != value:
                 raise input_error("--set", name, expected="it once", got=f"{found[name]}, and {value} by an option")
             found[name] = value
     return found

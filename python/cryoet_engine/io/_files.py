@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -78,19 +79,24 @@ def partial_path(path: str | os.PathLike[str], *, replaces: tuple[str, ...] = ZA
     _check_replaceable(path, replaces)
     holder = path.with_name(path.name + ".partial")
     made = [parent for parent in (path.parent, *path.parents) if not parent.exists()]
+    claim = contextlib.ExitStack()
     try:
         _remove_stale(holder, path.name)
         holder.mkdir(parents=True)
+        claim.enter_context(claimed(holder))
     except FileFormatError:
         raise
+    except FileExistsError as error:  # another run was faster
+        raise _in_use(path) from error
     except OSError as error:
         _remove_empty(made)
         raise file_error(
             path, "cannot be written", expected="a folder that may be written to", got=reason(error)
         ) from error
     try:
-        yield holder / path.name
-        _move_into_place(holder / path.name, path, replaces)
+        with claim:
+            yield holder / path.name
+            _move_into_place(holder / path.name, path, replaces)
     except BaseException as error:
         _remove_for_good(holder)
         _remove_empty(made)
@@ -105,6 +111,30 @@ def partial_path(path: str | os.PathLike[str], *, replaces: tuple[str, ...] = ZA
             ) from error
         raise
     shutil.rmtree(holder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Hold a folder against other runs; the system lets go of it when this process ends, however it ends.
+
+    Errors: FileFormatError where another run holds it.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise _in_use(folder) from error
+        except OSError:  # some network file systems have no locks: then nobody is held off
+            pass
+        yield
+    finally:
+        os.close(handle)
+
+
+def _in_use(path: Path) -> FileFormatError:
+    fix = "wait for it, or choose another name"
+    return file_error(path, "output", expected="a name of its own", got="another run that is writing there", fix=fix)
 
 
 def _check_replaceable(path: Path, replaces: tuple[str, ...]) -> None:
@@ -128,6 +158,8 @@ def _remove_stale(holder: Path, name: str) -> None:
         raise file_error(
             holder, "output", expected="a free name to write to meanwhile", got="other data", fix="move it away"
         )
+    with claimed(holder):
+        pass  # else it is not stale: somebody writes there
     older = holder / "replaced"
     if older.exists() and not holder.with_name(name).exists():
         os.rename(older, holder.with_name(name))  # killed between the two renames: the older output is still good

@@ -35,10 +35,23 @@ import numpy as np
 from .. import __version__, io
 from .._checks import InputError, file_error, input_error
 from .._progress import Progress, silent
+from ..io._files import claimed
 from ._ranges import checked, number
 from .complexes import ComplexRecipe
 from .memory import available_bytes, memory_bytes
-from .storage import PARTICLES, RECIPE, TOMOGRAM, Plan, StrokeSettings, make_folder, plan_from_entries, with_whole_paths
+from .storage import (
+    FILES,
+    PARTICLES,
+    RECIPE,
+    SLICES,
+    STROKES,
+    TOMOGRAM,
+    Plan,
+    StrokeSettings,
+    make_folder,
+    plan_from_entries,
+    with_whole_paths,
+)
 from .subtomograms import subtomogram_set
 from .tomogram import KINDS
 from .workers import Task, cores, run_tasks
@@ -150,7 +163,7 @@ class DatasetRecipe:
     @property
     def varied(self) -> tuple[str, ...]:
         """The recipe's fields that differ from tomogram to tomogram."""
-        return tuple(name for name, value in self.recipe.items() if isinstance(value, Mapping))
+        return tuple(name for name in _fields(KINDS[self.recipe["kind"]]) if isinstance(self.recipe.get(name), Mapping))
 
     def plan(self, name: str) -> Plan:
         """What the tomogram of this name is made from."""
@@ -264,6 +277,19 @@ def make_dataset(
     into memory, CryoETError that names the tomogram which failed. An exception from `progress` cancels.
     """
     begun_before = _begin(recipe, folder)
+    with claimed(folder):
+        return _go_on(recipe, folder, begun_before, jobs=jobs, finish=finish, progress=progress)
+
+
+def _go_on(
+    recipe: DatasetRecipe,
+    folder: Path,
+    begun_before: bool,
+    *,
+    jobs: int | None,
+    finish: Callable[[Path], None] | None,
+    progress: Progress,
+) -> tuple[Path, ...]:
     folders = {name: folder / name for name in recipe.names}
     try:
         missing = [name for name, place in folders.items() if not _is_made(place, recipe.plan(name))]
@@ -340,7 +366,9 @@ def _is_made(folder: Path, plan: Plan) -> bool:
             got="another" if path.is_file() else "none",
             fix="remove this folder; the same command makes it again",
         )
-    return True
+    # What was lost or cut short since is made again, the folder as a whole.
+    wanted = [name for name in FILES if name not in (SLICES, STROKES)] + ([STROKES] if plan.strokes else [])
+    return all((folder / name).is_file() and (folder / name).stat().st_size for name in wanted)
 
 
 def _write_index(recipe: DatasetRecipe, folder: Path) -> None:

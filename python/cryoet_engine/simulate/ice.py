@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import ndimage
 
 from .._progress import Progress, silent
 from ..filters import gaussian
+from ..volume import Float32Array
 from .specimen import Canvas, Vector, paint_ellipsoid
 
 _CLUTTER_V, _GOLD_V, _ICE_V, _FILM_V = 1.7, 15.0, 3.5, 1.6
@@ -18,6 +20,7 @@ _GOLD_RADIUS_A = 50.0
 _GAP_A = 18.0  # between a free particle and whatever else there is
 _TRIES = 10  # places that a particle is offered
 _BORDER_CORRELATION_A = 400.0  # how far the heights of a border hang together
+_WAVES = 64  # of a border's surface
 _GRAIN_A, _GRAIN_SHARE = 12.0, 0.2
 _SLAB = 32  # planes of grain at a time
 
@@ -29,13 +32,10 @@ def paint_borders(canvas: Canvas, rng: Generator) -> None:
     differs from flat ice is painted: vacuum (3.5 V below ice) where the ice ends early, ice where it ends late.
     """
     recipe = canvas.recipe
+    rng = rng.spawn(1)[0]  # a stream of its own: borders do not change what stands in the ice
     film_A, roughness_A = 10 * recipe.film_nm, 10 * recipe.border_roughness_nm
-    sigma = _BORDER_CORRELATION_A / canvas.voxel
     for flat, outward in zip(canvas.ice_A, (-1, 1), strict=True):
-        height = rng.standard_normal(canvas.shape[1:], dtype=np.float32)
-        # Mirrored, so that a border goes on at the canvas's edge as it was.
-        height = ndimage.gaussian_filter(height, sigma, mode="reflect")
-        height *= np.float32(roughness_A / max(float(height.std()), 1e-12))
+        height = np.float32(roughness_A) * _rough(canvas.shape[1:], _BORDER_CORRELATION_A / canvas.voxel, rng)
         reach = float(np.abs(height).max()) + film_A + 2 * canvas.voxel
         first, stop = (int(np.rint((flat + side * reach) / canvas.voxel)) + canvas.margin[0] for side in (-1, 1))
         rows = slice(max(first, 0), min(stop + 1, canvas.shape[0]))
@@ -54,6 +54,22 @@ def paint_borders(canvas: Canvas, rng: Generator) -> None:
             canvas.parts[rows][beyond > 0] = canvas.number["beyond the ice"]
         outside = slice(0, max(first, 0)) if outward < 0 else slice(min(stop + 1, canvas.shape[0]), None)
         canvas.parts[outside] = canvas.number["beyond the ice"]
+
+
+def _rough(shape: tuple[int, ...], correlation_vox: float, rng: Generator) -> Float32Array:
+    """A random surface (y, x) with standard deviation 1, correlated as exp(-r^2 / (4 correlation^2)).
+
+    A sum of plane waves (Shinozuka and Deodatis 1996), which is the same on a canvas of any size: one that is smaller
+    than the correlation sees a surface that is nearly flat, a little higher or lower than the mean.
+    """
+    k = rng.normal(0, 1 / (math.sqrt(2) * correlation_vox), (_WAVES, 2))
+    phase = rng.uniform(0, 2 * math.pi, _WAVES)
+    height = np.zeros(shape, np.float32)
+    y, x = (np.arange(n) for n in shape)
+    for (ky, kx), p in zip(k, phase, strict=True):
+        down, along = ky * y + p, kx * x
+        height += np.outer(np.cos(down), np.cos(along)) - np.outer(np.sin(down), np.sin(along))
+    return np.asarray(height * np.float32(math.sqrt(2 / _WAVES)))
 
 
 def paint_free_particles(canvas: Canvas, rng: Generator, *, progress: Progress = silent) -> None:

@@ -487,7 +487,7 @@ def _is_clear_of_membranes(centres: Vector, radii: Vector, own: _Vesicle, vesicl
 
 def _paint_protein(canvas: Canvas, protein: _Protein) -> None:
     instance = canvas.new_particle(
-        "membrane protein", protein.base, reach=protein.reach, euler_deg=euler_deg(protein.rotation)
+        "membrane protein", protein.balls[0][-1], reach=protein.reach, euler_deg=euler_deg(protein.rotation)
     )
     if protein.structure is not None:
         middle = protein.base + protein.rotation @ np.array(protein.structure.centre_A)

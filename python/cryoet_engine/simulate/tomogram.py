@@ -80,6 +80,8 @@ def simulate(recipe: StoredRecipe, *, device: DeviceName = "cpu", progress: Prog
     NVIDIA card, which rounds otherwise: grey values may differ by one. An exception from `progress` cancels.
     InputError: it does not fit into memory (see `memory_bytes`), or there is no such device.
     """
+    if not isinstance(recipe, Recipe | Membranes2DRecipe):
+        raise input_error("simulate", "recipe", expected=f"one of {', '.join(KINDS)}", got=type(recipe).__name__)
     check_memory(recipe, "simulate")
     on_card = choose_device(device, where="simulate") is not None
     # Specimen and microscope draw from streams of their own: one specimen can be photographed in many ways.
@@ -87,8 +89,6 @@ def simulate(recipe: StoredRecipe, *, device: DeviceName = "cpu", progress: Prog
     if isinstance(recipe, Membranes2DRecipe):
         drawn = draw_membranes(recipe, specimen_rng, progress=progress)
         return _simulation(recipe, drawn.images, drawn)
-    if not isinstance(recipe, Recipe):
-        raise input_error("simulate", "recipe", expected=f"one of {', '.join(KINDS)}", got=type(recipe).__name__)
     specimen = _BUILDERS[type(recipe)](recipe, specimen_rng, progress=progress)
     density = image(specimen, recipe, microscope_rng, on_card=on_card, progress=progress)
     return _simulation(recipe, _grey_scale(density, recipe), specimen)

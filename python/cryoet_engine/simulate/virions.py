@@ -36,7 +36,7 @@ _PLACING_TRIES = 500  # in a row without success, before the ice counts as full
 _SPIKE_LEAN_LIMIT_DEG = 60.0
 # Spheres (height along the axis, radius) that hold a spike, to keep spikes apart.
 _SPIKE_SPHERES_A = ((50.0, 16.0), (90.0, 18.0), (130.0, 38.0), (185.0, 60.0))
-_SPIKE_HEIGHT_A = 235.0
+_SPIKE_HEIGHT_A, _SPIKE_CENTRE_A = 235.0, 160.0  # the whole, and its centre of mass, above the bilayer's middle
 _STALK_RADIUS_A = 15.0
 
 
@@ -286,7 +286,8 @@ def _paint_spike(canvas: Canvas, spike: _Spike) -> None:
 
 
 def _new_spike(canvas: Canvas, spike: _Spike) -> int:
-    return canvas.new_particle("spike", spike.base, reach=_SPIKE_HEIGHT_A, euler_deg=spike.euler_deg)
+    centre = spike.base + _SPIKE_CENTRE_A * spike.axis
+    return canvas.new_particle("spike", centre, reach=_SPIKE_CENTRE_A, euler_deg=spike.euler_deg)
 
 
 def _add_spike(canvas: Canvas, instance: int, region: Region, volts: Points, solid: Points) -> None:
