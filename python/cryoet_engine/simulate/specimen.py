@@ -35,10 +35,10 @@ _MOST_INSTANCES = 65535  # uint16, the largest whole numbers that MRC files hold
 class Particle:
     """One thing that was placed: its number in `instances`, what it is, and how it stands.
 
-    part: what it is; a virion goes by its lumen, a vesicle by its outer leaflet. centre_vox: (z, y, x) in voxels of the
-    tomogram: of a spike its centre of mass, of an ATP synthase its head's middle; a small protein's lies in its membrane.
-    euler_deg: (rot, tilt, psi) in RELION's convention; None where it has no orientation to speak of. whole: lies inside
-    the tomogram to its last voxel.
+    part: what it is; a virion goes by its lumen, a vesicle by its outer leaflet. centre_vox: (z, y, x) in voxels of
+    the tomogram: of a spike its centre of mass, of an ATP synthase its head's middle; a small protein's lies in its
+    membrane. euler_deg: (rot, tilt, psi) in RELION's convention; None where it has no orientation to speak of. whole:
+    lies inside the tomogram to its last voxel.
     """
 
     instance: int
