@@ -215,6 +215,8 @@ def test_divergence_says_where_and_keeps_the_last_good_state(tmp_path: Path) -> 
         {"loss": "mse", "targets": "soft", "normalisation": "minmax"},
         {"targets": "soft", "class_weights": "inverse_sqrt", "schedule": "constant"},
         {"validation_share": 0.0},
+        {"loss": "bce + 0.5*dice"},
+        {"loss": "adaptive_wing", "targets": "soft"},
     ],
 )
 def test_choices_run(changes: dict[str, Any]) -> None:
@@ -260,7 +262,7 @@ def test_refuses(arguments: dict[str, Any], what: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"patch": 0}, {"batch": 1.5}, {"loss": "dice"}, {"targets": "medium"}, {"learning_rate": float("nan")},
+        {"patch": 0}, {"batch": 1.5}, {"loss": "hinge"}, {"targets": "medium"}, {"learning_rate": float("nan")},
         {"validation_share": 0.9}, {"seed": -1}, {"device": "tpu"}, {"normalisation": "none"}, {"augmentation": {}},
     ],
 )  # fmt: skip

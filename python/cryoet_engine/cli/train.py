@@ -28,7 +28,9 @@ STEPS = 1500
 
 def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what decides a network and its training."""
-    parser.add_argument("--model", default="unet3d", metavar="NAME", help="network (default unet3d); `cryoet models` lists them")
+    parser.add_argument(
+        "--model", default="unet3d", metavar="NAME", help="network (default unet3d); `cryoet models` lists them"
+    )
     parser.add_argument(
         "--preset",
         choices=("auto", "small", "full"),

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..models.checkpoint import ModelInfo, load_model, save_model
-    from .metrics import ConfusionMatrix
+    from .metrics import ConfusionMatrix, Evaluation, Evaluator
     from .settings import TrainingSettings
     from .trainer import TrainingResult, train
 
 _PLACES = {
     "ConfusionMatrix": ".metrics",
+    "Evaluation": ".metrics",
+    "Evaluator": ".metrics",
     "ModelInfo": "..models.checkpoint",
     "TrainingResult": ".trainer",
     "TrainingSettings": ".settings",
@@ -24,6 +26,8 @@ _PLACES = {
 
 __all__ = [
     "ConfusionMatrix",
+    "Evaluation",
+    "Evaluator",
     "ModelInfo",
     "TrainingResult",
     "TrainingSettings",

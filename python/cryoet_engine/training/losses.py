@@ -22,7 +22,7 @@ from torch import Tensor
 from .._checks import input_error
 from ..models.network import Activation, SegmentationModel
 
-#: The adaptive wing loss's constants, as its paper has them (Wang et al. 2019, section 5.3).
+#: The adaptive wing loss's constants, as its paper has them (Wang et al. 2019).
 ALPHA, OMEGA, EPSILON, THETA = 2.1, 14.0, 1.0, 0.5
 
 _ANY: tuple[Activation, ...] = get_args(Activation)
@@ -32,20 +32,22 @@ _TERM = re.compile(r"(?:(\d+\.?\d*|\.\d+)\s*\*?\s*)?([a-z_][a-z0-9_]*)")
 class Case:
     """What every term is computed from, in float32 whatever the network ran in.
 
+    activation: the network's, or what the loss implies where the network has none.
     outputs: raw, (batch, class, z, y, x). hard: class indices (batch, z, y, x), below 0 unlabelled, or None where
-    targets are soft. target: probabilities (batch, class, z, y, x), all zero where there is no label.
-    weights: one a class, or None. labelled: (batch, z, y, x), how much a voxel counts: 0 without a label, else the
-    mean class weight under its target.
+    targets are soft. weights: one a class, or None. The rest is made only for terms that ask: hard cross-entropy, the
+    default, does not.
     """
 
-    def __init__(self, model: SegmentationModel, outputs: Tensor, target: Tensor, weights: Tensor | None) -> None:
-        self.model, self.outputs, self.weights = model, outputs.float(), weights
+    def __init__(
+        self, model: SegmentationModel, activation: Activation, outputs: Tensor, target: Tensor, weights: Tensor | None
+    ) -> None:
+        self.model, self.activation, self.outputs, self.weights = model, activation, outputs.float(), weights
         self.hard = None if target.is_floating_point() else target
         self._target = target
 
-    # Hard cross-entropy, the default, needs neither of these: they are made only for who asks.
     @cached_property
     def target(self) -> Tensor:
+        """Probabilities (batch, class, z, y, x), all zero where there is no label."""
         return as_probabilities(self._target, self.outputs.shape[1]).float()
 
     @cached_property
@@ -55,11 +57,14 @@ class Case:
 
     @cached_property
     def labelled(self) -> Tensor:
+        """How much a voxel counts, (batch, z, y, x): 0 without a label, else the mean class weight of its target."""
         return self.weighted.sum(1)
 
     @cached_property
     def activated(self) -> Tensor:
-        """Outputs after the network's activation; once for all terms, as normalised ReLU learns from what it sees."""
+        """Outputs after the activation; once for all terms, as normalised ReLU learns from what it sees."""
+        if self.activation != self.model.config.activation:
+            return self.outputs.softmax(1) if self.activation == "softmax" else self.outputs.sigmoid()
         return self.model.activate(self.outputs)
 
     def mean(self, each: Tensor) -> Tensor:
@@ -162,21 +167,24 @@ def as_probabilities(target: Tensor, n_classes: int) -> Tensor:
 def loss(kind: str, model: SegmentationModel, outputs: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:
     """Mean loss over labelled voxels, float32, a scalar; zero, with zero gradient, where none is labelled.
 
-    kind: a sum of terms, see `parse_loss`. Its terms have to suit the network: see `output_activation`.
+    kind: a sum of terms, see `parse_loss`, that suits the network, see `output_activation`.
     outputs: raw, (batch, class, z, y, x), of any float type: all is computed in float32, under autocast too.
     target: indices (below 0 unlabelled) or probabilities (all zero: unlabelled), see `LabelledTomogram.read`.
     weights: one a class, or None.
+
+    Errors: those of `parse_loss` and `output_activation`.
     """
+    activation = output_activation(kind, model.config.activation)
     with torch.autocast(outputs.device.type, enabled=False):
-        case = Case(model, outputs, target, None if weights is None else weights.float())
+        case = Case(model, activation, outputs, target, None if weights is None else weights.float())
         parts = [factor * _TERMS[name].compute(case) for factor, name in parse_loss(kind)]
         return torch.stack(parts).sum() if len(parts) > 1 else parts[0]
 
 
 @register("cross_entropy", ("softmax", "sigmoid"))
 def _cross_entropy(case: Case) -> Tensor:
-    """-sum t log softmax(outputs); the binary one of each class where the network's classes do not exclude each other."""
-    if case.model.config.activation == "sigmoid":
+    """-sum t log softmax(outputs); binary, of each class, for a network whose classes do not exclude each other."""
+    if case.activation == "sigmoid":
         return _bce(case)
     if case.hard is None:
         return -(case.weighted * case.outputs.log_softmax(1)).sum() / case.labelled.sum().clamp_min(1e-6)
@@ -223,11 +231,11 @@ def _dice(case: Case) -> Tensor:
 
 
 def adaptive_wing(prediction: Tensor, target: Tensor) -> Tensor:
-    """Adaptive wing loss of each element (Wang, Bo and Fuxin 2019, equation 4), of the arguments' float type.
+    """Adaptive wing loss of each element (Wang, Bo and Fuxin 2019), of the arguments' float type.
 
     With d = |target - prediction| and the exponent e = alpha - target it is omega ln(1 + (d / epsilon)^e) below theta
     and A d - C from there on. A and C make value and slope meet at theta. (The code that the authors of paper 1
-    published divides by omega where A has epsilon, so that its loss jumps there.)
+    published divides by omega where this has epsilon, so that its loss jumps there.)
 
     target: 0..1. Its slope at d = 0 is 0.
     """

@@ -20,7 +20,7 @@ from .._checks import CryoETError, file_error, input_error, message
 from .._progress import Progress, silent
 from ..models.checkpoint import ModelInfo, load_weights
 from ..models.device import autocast, choose_device, place
-from ..models.network import SegmentationModel
+from ..models.network import Network, SegmentationModel, as_segmenter
 from ..volume import DEFAULT_COLORS, SoftSegmentation, Volume
 from .augmentation import augment
 from .data import Labels, TrainingData
@@ -51,7 +51,7 @@ class TrainingResult:
 
 
 def train(
-    model: SegmentationModel,
+    model: Network,
     pairs: Sequence[tuple[Volume, Labels]],
     *,
     steps: int = 500,
@@ -77,8 +77,7 @@ def train(
     something else, or a partial one of other settings; TrainingDivergedError where the loss is no number any more (the
     model then has the best weights so far).
     """
-    if not isinstance(model, SegmentationModel):
-        raise input_error("train", "model", expected="a network from create_model", got=type(model).__name__)
+    model = as_segmenter(model, where="train")
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise input_error("train", "steps", expected="a whole number of at least 1", got=repr(steps))
     if model.config.in_channels != 1:
@@ -180,7 +179,10 @@ class _Training:
         x, target = torch.from_numpy(voxels[:, None]).to(self.device), torch.from_numpy(targets).to(self.device)
         x, target = augment(x, target, settings.augmentation, rng)
         self.model.train()
-        outputs = self._forward(x)
+        # Dropout has a random stream of its own for each step, too: a training that was stopped resumes exactly.
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(int(rng.integers(2**63)))
+            outputs = self._forward(x)
         value = loss(settings.loss, self.model, outputs, target, self.class_weights)
         number = value.item()
         if not math.isfinite(number):
