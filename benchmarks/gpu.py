@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What the card does for the main job: pixel classification, projection, training steps, tiled inference.
+"""What the card does for the main job: pixel classification, projection, blending, training steps, tiled inference.
 
-`python benchmarks/gpu.py [--results DIR] [--edge N]`; run by `make gpu`. Pixel classification and projection need CuPy,
-the rest torch.
+`python benchmarks/gpu.py [--results DIR] [--edge N]`; run by `make gpu`. Pixel classification, projection and blending
+need CuPy, the rest torch.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 import cryoet_engine as ce
 import gpu_pixel_classification
 import harness
+import inference
 import projection
 from cryoet_engine._checks import CryoETError
 from cryoet_engine.cuda.device import card
@@ -62,6 +63,10 @@ def main() -> int:
         print(harness.record("gpu_projection", projection.on_card(card("gpu")), args.results))
     except CryoETError as error:
         print(f"gpu: projection was not measured: {error}", file=sys.stderr)
+    try:
+        print(harness.record("gpu_blending", inference.on_card(card("gpu")), args.results))
+    except CryoETError as error:
+        print(f"gpu: blending was not measured: {error}", file=sys.stderr)
     rng = np.random.default_rng(0)
     volume = ce.Volume(rng.standard_normal((args.edge,) * 3, dtype=np.float32))
     labels = volume.with_data(rng.integers(1, 5, volume.shape, dtype=np.uint8))

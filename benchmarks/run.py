@@ -16,6 +16,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one thread each: a fair fight, and ratios hold on other machines
 
 import harness
+import inference
 import pixel_classification
 import preprocessing
 import projection
@@ -40,6 +41,7 @@ def main() -> int:
         preprocessing.histogram,
         lambda: projection.project((edge, edge // 2, 2 * edge)),
         lambda: projection.back_project((edge, edge // 2, 2 * edge)),
+        *(lambda name=name: inference.contest(name, (smaller, edge, edge)) for name in inference.NETWORKS),
     ]
     results = []
     for contest in contests:

@@ -103,8 +103,14 @@ def test_plain_ramps_show_the_tiles() -> None:
     assert 1e-4 < _error(model, overlap=4) < _error(model, overlap=4, blend="plain")
 
 
+def test_gaussian_weights_make_the_tiles_fainter() -> None:
+    """Voxels near a tile's padding count least. Measured: 0.0098, where plain ramps have 0.019."""
+    model = _network()
+    assert 1e-4 < _error(model, blend="gaussian") < 0.8 * _error(model, blend="plain")
+
+
 def test_one_tile_is_direct() -> None:
-    for blend in ("plain", "trimmed"):
+    for blend in ("plain", "trimmed", "gaussian"):
         assert _error(_network(), tile=70, blend=blend) < 1e-6
 
 
@@ -241,7 +247,7 @@ def test_the_same_every_time() -> None:
         ({"overlap": 32, "tile": 32}, "tile, overlap"),
         ({"overlap": -1}, "tile, overlap"),
         ({"tile": 16.0}, "tile, overlap"),
-        ({"blend": "gaussian"}, "blend: expected trimmed or plain"),
+        ({"blend": "cosine"}, "blend: expected trimmed or plain or gaussian"),
         ({"dtype": "int32"}, "dtype"),
         ({"batch": 0}, "batch"),
         ({"device": "gpu"}, "device"),

@@ -14,6 +14,7 @@ void bind_features(pybind11::module_& m);
 void bind_forest(pybind11::module_& m);
 void bind_preprocessing(pybind11::module_& m);
 void bind_projection(pybind11::module_& m);
+void bind_blend(pybind11::module_& m);
 
 static constexpr const char* kIsaNames[] = {"baseline", "avx2", "avx512"};
 
@@ -42,4 +43,5 @@ PYBIND11_MODULE(_core, m) {
   cryoet::bind_forest(m);
   cryoet::bind_preprocessing(m);
   cryoet::bind_projection(m);
+  cryoet::bind_blend(m);
 }

@@ -72,6 +72,27 @@ def detector_lines(angles_deg: _Float64, nz: int, nx: int, width: int) -> bytes:
 def tilted_rays(angles_deg: _Float64, nz: int, nx: int, width: int) -> bytes:
     """A TiltedRays (csrc/voxel/projection.h) a view, in order."""
 
+def blend_tile(
+    tile: npt.NDArray[np.float32] | npt.NDArray[np.float16] | npt.NDArray[np.uint16],
+    weights: tuple[_Float32, _Float32, _Float32],
+    sums: _Float32,
+    at: _Triple,
+    threads: int,
+) -> None:
+    """tile (class, z, y, x), any strides; uint16: the bits of bfloat16. sums (class, depth, y, x), a ring along z."""
+
+def finish_blend(
+    sums: _Float32,
+    first: int,
+    n: int,
+    softmax: bool,
+    out: _Probabilities,
+    labels: npt.NDArray[np.uint8] | None,
+    threads: int,
+) -> None:
+    """Slices [first, first + n) of the volume into out (class, n, y, x), each class contiguous, and labels (n, y, x);
+    sums there become 0."""
+
 class FeaturePlan:
     def __init__(
         self,

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from itertools import product
 from typing import Any, Literal, Protocol, TypeAlias, get_args
 
@@ -14,14 +15,16 @@ import torch
 
 from ._checks import input_error
 from ._progress import Progress, silent
+from .blending import STORED, SlabBlender, TileWeights
+from .cuda import device as card
 from .models.checkpoint import ModelInfo, load_model
 from .models.device import autocast, choose_device, place
-from .models.network import SegmentationModel
+from .models.network import Network, SegmentationModel, as_segmenter
 from .models.normalisation import Normalisation
-from .tiling import Shape, tile_ramp, tile_starts
+from .tiling import Shape, tile_shares, tile_starts
 from .volume import Float32Array, SoftSegmentation, Volume, quantise
 
-Blend: TypeAlias = Literal["trimmed", "plain"]
+Blend: TypeAlias = Literal["trimmed", "plain", "gaussian"]
 Device: TypeAlias = Literal["auto", "cpu", "cuda"]
 
 
@@ -39,7 +42,7 @@ class Output(Protocol):
 
 
 def segment(
-    model: SegmentationModel | str | os.PathLike[str],
+    model: Network | str | os.PathLike[str],
     volume: Volume,
     *,
     tile: int = 128,
@@ -60,10 +63,11 @@ def segment(
     blend: "plain", the paper's: linear ramps over the overlap. "trimmed": a ramp's last voxels, as many as the network
         sees far (at most half the overlap), get no weight, because there the network saw the tile's padding instead
         of the tomogram. Where half the overlap is at least `model.receptive_radius`, the result is that of the network
-        on the whole volume at once.
+        on the whole volume at once. "gaussian": weights fall off from a tile's middle on, sigma an eighth of it.
     out: takes `out[:, z0:z1, y0:y1, x0:x1] = block`, slices in order, each once; by default an array in memory.
     dtype: of the result: uint8, uint16 or float32; where `out` is given, its own counts.
-    batch: tiles at a time. Memory holds one slab of tiles (float32, one channel a class), not the volume.
+    batch: tiles at a time. Memory holds one slab of tiles (float32, one channel a class) and its result, not the
+        volume; where the network computes on a card and CuPy is there, the slab lies there, too.
     progress: once a batch; an exception from it stops the work.
 
     A volume that does not fit the network's pooling, or is smaller than it, is reflected at its far ends.
@@ -75,8 +79,9 @@ def segment(
     """
     if isinstance(model, str | os.PathLike):
         model, _ = load_model(model)
+    model = as_segmenter(model, where="segment")
     info = _check(model, volume, blend, dtype, batch)
-    plan = _Plan(model, volume.shape, tile, overlap, trimmed=blend == "trimmed")
+    plan = _Plan(model, volume.shape, tile, overlap, blend)
     target = choose_device(device, where="segment")
     normalise = Normalisation.measure(volume, info.normalisation)
     shape = (len(info.classes), *volume.shape)
@@ -87,8 +92,18 @@ def segment(
     model.eval()
     place(model, target)
     try:
-        for z, slab in _slabs(model, volume, normalise, plan, batch, target, progress):
-            stored[:, z : z + slab.shape[1], 0 : shape[2], 0 : shape[3]] = quantise(slab, stored.dtype)
+        kind = str(stored.dtype)
+        # Into an array in memory slices are written as they are finished.
+        direct = isinstance(stored, np.ndarray) and kind in STORED and stored[0].flags.c_contiguous
+        with closing(_blended(model, volume, normalise, plan, batch, target, progress)) as slabs:
+            for blender, z in slabs:
+                region = (slice(None), z, slice(0, shape[2]), slice(0, shape[3]))
+                if direct:
+                    blender.finish(z.stop, dtype=kind, out=stored[region])
+                elif kind in STORED:
+                    stored[region], _ = blender.finish(z.stop, dtype=kind)
+                else:
+                    stored[region] = quantise(blender.finish(z.stop)[0], stored.dtype)
     except torch.OutOfMemoryError as error:
         raise input_error(
             "segment",
@@ -120,10 +135,7 @@ def voxel_size_mismatch(info: ModelInfo, volume: Volume) -> str | None:
     )
 
 
-def _check(model: Any, volume: Any, blend: str, dtype: npt.DTypeLike, batch: int) -> ModelInfo:
-    if not isinstance(model, SegmentationModel):
-        expected = "a network from create_model, or the folder of a trained one"
-        raise input_error("segment", "model", expected=expected, got=type(model).__name__)
+def _check(model: SegmentationModel, volume: Any, blend: str, dtype: npt.DTypeLike, batch: int) -> ModelInfo:
     if not isinstance(volume, Volume):
         raise input_error("segment", "volume", expected="a Volume", got=type(volume).__name__)
     if blend not in get_args(Blend):
@@ -149,7 +161,7 @@ class _Plan:
     on the grid of its pooling, on which alone the network commutes with a shift.
     """
 
-    def __init__(self, model: SegmentationModel, shape: Shape, tile: int, overlap: int, *, trimmed: bool) -> None:
+    def __init__(self, model: SegmentationModel, shape: Shape, tile: int, overlap: int, blend: Blend) -> None:
         if not isinstance(tile, int) or not isinstance(overlap, int) or tile < 1 or not 0 <= overlap < tile:
             raise input_error(
                 "segment", "tile, overlap", expected="whole numbers, 0 <= overlap < tile", got=(tile, overlap)
@@ -160,14 +172,8 @@ class _Plan:
             edge = min(-(-tile // step) * step, extended)
             common = min(-(-overlap // step) * step, edge - step)
             at = tile_starts(extended, edge, common)
-            trim = min(radius, common // 2) if trimmed else 0
-            weights = [tile_ramp(extended, at, edge, common, k, trim=trim).astype(float) for k in range(len(at))]
-            total = np.zeros(extended)
-            for start, weight in zip(at, weights, strict=True):
-                total[start : start + edge] += weight
-            # The last tile, shifted inwards, overlaps by more: divided by their sum, weights sum to one there, too.
-            # They are products over the axes, so this holds in 3D, and no count map is needed.
-            shares = [(w / total[s : s + edge]).astype(np.float32) for s, w in zip(at, weights, strict=True)]
+            trim = min(radius, common // 2) if blend == "trimmed" else 0
+            shares = tile_shares(extended, at, edge, common, trim=trim, gaussian=blend == "gaussian")
             tiles.append(edge)
             starts.append(at)
             ramps.append(shares)
@@ -175,14 +181,13 @@ class _Plan:
         self.tile: Shape = (tiles[0], tiles[1], tiles[2])
         self.starts, self.ramps = starts, ramps
 
-    def weight(self, k: tuple[int, int, int]) -> Float32Array:
-        """Of the voxels of tile k, (z, y, x)."""
+    def weights(self, k: tuple[int, int, int]) -> TileWeights:
+        """Of tile k along z, y and x; a voxel's weight is their product."""
         z, y, x = (ramp[i] for ramp, i in zip(self.ramps, k, strict=True))
-        weight: Float32Array = z[:, None, None] * y[:, None] * x
-        return weight
+        return z, y, x
 
 
-def _slabs(
+def _blended(
     model: SegmentationModel,
     volume: Volume,
     normalise: Normalisation,
@@ -190,32 +195,33 @@ def _slabs(
     batch: int,
     device: torch.device,
     progress: Progress,
-) -> Iterator[tuple[int, Float32Array]]:
-    """Yield (first slice, probabilities (class, slices, y, x)) from top to bottom, each slice once."""
+) -> Generator[tuple[SlabBlender, slice], None, None]:
+    """Yield what has the sums, and which slices of them are to be finished now, from top to bottom."""
     depth, height, width = plan.shape
-    sums = np.zeros((model.config.out_channels, plan.tile[0], height, width), np.float32)
     within = list(product(range(len(plan.starts[1])), range(len(plan.starts[2]))))
     total, done = len(plan.starts[0]) * len(within), 0
+    blends_on = card.choose_device("auto", where="segment") if device.type == "cuda" else None
     progress("segmenting", done, total)
-    for iz, z in enumerate(plan.starts[0]):
-        for first in range(0, len(within), batch):
-            chosen = within[first : first + batch]
-            voxels = np.stack([_read(volume, normalise, plan, (iz, *k)) for k in chosen])
-            with torch.inference_mode(), autocast(device, True):
-                x = torch.from_numpy(voxels[:, None]).to(device).contiguous(memory_format=torch.channels_last_3d)
-                found = model.probabilities(x).clamp_(0, 1)
-            for k, probability in zip(chosen, found.cpu().numpy(), strict=True):
-                y, x0 = plan.starts[1][k[0]], plan.starts[2][k[1]]
-                part = sums[:, :, y : y + plan.tile[1], x0 : x0 + plan.tile[2]]
-                part += (probability * plan.weight((iz, *k)))[:, :, : part.shape[2], : part.shape[3]]
-            done += len(chosen)
-            progress("segmenting", done, total)
-        # Slices above the next slab of tiles have all their weight.
-        following = plan.starts[0][iz + 1] if iz + 1 < len(plan.starts[0]) else depth
-        whole = following - z
-        yield z, np.clip(sums[:, :whole], 0, 1)
-        sums[:, : plan.tile[0] - whole] = sums[:, whole:].copy()
-        sums[:, plan.tile[0] - whole :] = 0
+    slab = (plan.tile[0], height, width)
+    with SlabBlender(model.config.out_channels, slab, device=blends_on) as blender:
+        for iz, z in enumerate(plan.starts[0]):
+            for first in range(0, len(within), batch):
+                chosen = within[first : first + batch]
+                voxels = np.stack([_read(volume, normalise, plan, (iz, *k)) for k in chosen])
+                with torch.inference_mode(), autocast(device, True):
+                    x = torch.from_numpy(voxels[:, None]).to(device).contiguous(memory_format=torch.channels_last_3d)
+                    found = model.probabilities(x).clamp_(0, 1)
+                if blends_on is None:
+                    found = found.cpu()
+                for k, probability in zip(chosen, found, strict=True):
+                    at = (z, plan.starts[1][k[0]], plan.starts[2][k[1]])
+                    tile = probability.numpy() if blends_on is None else probability
+                    blender.add(tile, plan.weights((iz, *k)), at)
+                done += len(chosen)
+                progress("segmenting", done, total)
+            # Slices above the next slab of tiles have all their weight.
+            following = plan.starts[0][iz + 1] if iz + 1 < len(plan.starts[0]) else depth
+            yield blender, slice(z, following)
 
 
 def _read(volume: Volume, normalise: Normalisation, plan: _Plan, k: tuple[int, int, int]) -> Float32Array:

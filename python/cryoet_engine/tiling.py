@@ -109,3 +109,27 @@ def tile_ramp(length: int, starts: list[int], tile: int, overlap: int, index: in
     if starts[index] + tile < length:
         ramp = np.minimum(ramp, rise[::-1])
     return ramp.astype(np.float32)
+
+
+def tile_shares(
+    length: int, starts: list[int], tile: int, overlap: int, *, trim: int = 0, gaussian: bool = False
+) -> list[Float32Array]:
+    """What each tile counts for along one axis: weights divided by their sum over all tiles, so that they sum to one.
+
+    Products over the axes then sum to one in every voxel: no map of counts is needed. Only where tiles overlap by more
+    than `overlap`, because the last one is shifted inwards, is there anything to divide ramps by.
+
+    gaussian: instead of `tile_ramp` a Gaussian about the tile's middle, sigma an eighth of the tile, as nnU-Net
+        (Isensee et al. 2021) weighs its tiles; it falls off everywhere, and trims nothing.
+    """
+    if gaussian:
+        bell = np.exp(-0.5 * ((np.arange(tile) - (tile - 1) / 2) / (tile / 8)) ** 2)
+        weights = [bell] * len(starts)
+    else:
+        weights = [
+            tile_ramp(length, starts, tile, overlap, k, trim=trim).astype(np.float64) for k in range(len(starts))
+        ]
+    total = np.zeros(length)
+    for start, weight in zip(starts, weights, strict=True):
+        total[start : start + tile] += weight
+    return [(w / total[s : s + tile]).astype(np.float32) for s, w in zip(starts, weights, strict=True)]

@@ -26,7 +26,9 @@ def add_tile_arguments(parser: argparse.ArgumentParser) -> None:
         "--tile", type=positive, default=128, metavar="N", help="edge of a tile in voxels (default 128)"
     )
     parser.add_argument("--overlap", type=int, default=32, metavar="N", help="overlap of tiles in voxels (default 32)")
-    parser.add_argument("--blend", choices=("trimmed", "plain"), default="trimmed", help="ramps in the overlap")
+    parser.add_argument(
+        "--blend", choices=("trimmed", "plain", "gaussian"), default="trimmed", help="weights in the overlap"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

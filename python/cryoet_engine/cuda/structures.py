@@ -177,3 +177,41 @@ class BackProjection(ctypes.Structure):
         ("width", ctypes.c_int),
         ("out", DeviceField),
     )
+
+
+class TileBlend(ctypes.Structure):
+    """blend_*."""
+
+    strides = _Long * 4
+    rows = _Pointer * 3
+
+    _fields_ = (
+        ("tile", _Pointer),
+        ("stride", strides),
+        ("shape", _Int3),
+        ("n_classes", ctypes.c_int),
+        ("weights", rows),
+        ("sums", _Pointer),
+        ("at", _Int3),
+        ("depth", ctypes.c_int),
+        ("height", ctypes.c_int),
+        ("width", ctypes.c_int),
+    )
+
+
+class BlendFinish(ctypes.Structure):
+    """finish_blend."""
+
+    _fields_ = (
+        ("sums", _Pointer),
+        ("n_classes", ctypes.c_int),
+        ("depth", ctypes.c_int),
+        ("height", ctypes.c_int),
+        ("width", ctypes.c_int),
+        ("first", ctypes.c_int),
+        ("n", ctypes.c_int),
+        ("softmax", ctypes.c_int),
+        ("out_unit", ctypes.c_int),
+        ("out", _Pointer),
+        ("labels", _Pointer),
+    )

@@ -12,6 +12,7 @@ import numpy as np
 
 from cryoet_engine.cuda.structures import (
     BackProjection,
+    BlendFinish,
     Combination,
     Convolution,
     Eigenvalues,
@@ -20,6 +21,7 @@ from cryoet_engine.cuda.structures import (
     Product,
     Projection,
     StageTwo,
+    TileBlend,
 )
 from cryoet_engine.cuda.structures import DeviceField as Field
 
@@ -60,6 +62,7 @@ BY_FILE = {
     "bilateral": (BilateralFilter,),
     "histogram": (Bins, Histogram, KeyCount),
     "clahe": (TileCount, TileMapping, TileApplication),
+    "blend": (TileBlend, BlendFinish),
     "projection": (GridLine, TiltedRays, Projection, BackProjection),
 }
 
