@@ -263,7 +263,9 @@ def test_train_leaves_foreign_files_and_older_networks_alone(finished: Path, roo
     room.refuses("train", *pair, "--overwrite", "-o", net, says=("something else",))
 
 
-@pytest.mark.parametrize("option", [("--zoom", 0), ("--hide", "nobody"), ("--overlap", 500), ("--model", "nope")])
+@pytest.mark.parametrize(
+    "option", [("--zoom", 0), ("--hide", "nobody"), ("--overlap", 500), ("--model", "nope"), ("--model", "cam3d")]
+)
 def test_run_finds_wrong_settings_before_the_work(option: tuple[object, ...], room: Room) -> None:
     words = (room.path("tomogram.mrc"), "--labels", room.path("strokes.mrc"), "--classes", CLASSES)
     room.refuses("run", *words, *option, "-o", room.path("out"), says=())

@@ -9,7 +9,7 @@ import torch
 
 from cryoet_engine import CryoETError
 from cryoet_engine.models import create_model
-from cryoet_engine.models.unet3d import _receptive_radius
+from cryoet_engine.models.reach import u_shaped_radius
 
 torch.set_num_threads(1)  # small tensors: threads would only wait for each other
 
@@ -56,7 +56,7 @@ def test_receptive_radius_is_exact() -> None:
 
 @pytest.mark.parametrize(("depth", "radius"), [(0, 2), (1, 9), (2, 23), (3, 51)])
 def test_receptive_radius_by_depth(depth: int, radius: int) -> None:
-    assert _receptive_radius(depth) == radius
+    assert u_shaped_radius(depth, block=2) == radius
 
 
 def test_commutes_with_shifts_on_its_grid() -> None:

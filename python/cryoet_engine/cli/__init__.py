@@ -23,6 +23,7 @@ COMMANDS = {
     "pseudolabel": "strokes to dense soft pseudo labels: 37 features and a random forest",
     "suggest": "where further strokes would help most",
     "merge": "put classes together (foreground and background), or make hard labels",
+    "models": "the networks to train: weights, receptive field, memory",
     "train": "train a 3D network on tomograms and their (pseudo) labels",
     "segment": "soft segmentation of a tomogram by a trained network, tile by tile",
     "evaluate": "scores of a segmentation against the truth: F1, IoU, surface Dice, calibration",

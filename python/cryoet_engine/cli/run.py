@@ -66,8 +66,8 @@ def check_settings(args: argparse.Namespace, classes: tuple[str, ...]) -> None:
     render.settings_of(args)
     train.settings_of(args)
     tile_starts(2 * args.tile, args.tile, args.overlap)
-    if args.model not in model_names():
-        raise input_error("--model", "name", expected=", ".join(model_names()), got=args.model)
+    if args.model not in model_names("segmenter"):
+        raise input_error("--model", "name", expected=", ".join(model_names("segmenter")), got=args.model)
     if unknown := set(args.hide) - set(classes):
         raise input_error("--hide", "classes", expected=", ".join(classes), got=", ".join(sorted(unknown)))
     if args.hide_dust is not None and not args.hide_dust > 0:

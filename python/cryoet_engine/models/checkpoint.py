@@ -25,7 +25,7 @@ from torch import Tensor
 from .. import __version__
 from .._checks import CryoETError, file_error
 from ..volume import Triple
-from .network import SegmentationModel
+from .network import Network
 from .normalisation import NormalisationKind
 from .registry import create_model, model_names
 
@@ -54,7 +54,7 @@ class ModelInfo:
     version: str = __version__
 
 
-def save_model(model: SegmentationModel, folder: str | os.PathLike[str], info: ModelInfo | None = None) -> None:
+def save_model(model: Network, folder: str | os.PathLike[str], info: ModelInfo | None = None) -> None:
     """Write a network's weights and facts into a folder, which is made if it is missing.
 
     info: by default what `train` left in `model.info`. The facts are written last: a folder without them is not whole.
@@ -76,7 +76,7 @@ def save_model(model: SegmentationModel, folder: str | os.PathLike[str], info: M
     replace_file(folder / FACTS, json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
 
-def load_model(folder: str | os.PathLike[str]) -> tuple[SegmentationModel, ModelInfo]:
+def load_model(folder: str | os.PathLike[str]) -> tuple[Network, ModelInfo]:
     """Open a folder of `save_model`: the network, ready to predict on the CPU, and its facts (also in `model.info`).
 
     Errors: FileFormatError where the folder is missing, of a later format, incomplete, changed after it was written,
@@ -118,7 +118,7 @@ def load_model(folder: str | os.PathLike[str]) -> tuple[SegmentationModel, Model
     return model.eval(), info
 
 
-def load_weights(model: SegmentationModel, tensors: Mapping[str, Tensor], *, where: object) -> None:
+def load_weights(model: Network, tensors: Mapping[str, Tensor], *, where: object) -> None:
     """Put named tensors into a network; FileFormatError if one is missing, too many, or of another shape."""
     wanted = model.state_dict()
     wrong = [f"no {name}" for name in wanted if name not in tensors]

@@ -9,10 +9,10 @@ from typing import TypeVar
 import torch
 
 from .._checks import input_error
-from .network import Activation, ModelConfig, SegmentationModel
+from .network import Activation, Kind, ModelConfig, Network
 
-_MODELS: dict[str, type[SegmentationModel]] = {}
-M = TypeVar("M", bound=SegmentationModel)
+_MODELS: dict[str, type[Network]] = {}
+M = TypeVar("M", bound=Network)
 
 
 def register(name: str) -> Callable[[type[M]], type[M]]:
@@ -29,9 +29,14 @@ def register(name: str) -> Callable[[type[M]], type[M]]:
     return add
 
 
-def model_names() -> tuple[str, ...]:
-    """The names that `create_model` knows, sorted."""
-    return tuple(sorted(_MODELS))
+def model_names(kind: Kind | None = None) -> tuple[str, ...]:
+    """The names that `create_model` knows, sorted; only those of one kind where that is given."""
+    return tuple(sorted(name for name, cls in _MODELS.items() if kind in (None, cls.kind)))
+
+
+def model_presets(name: str) -> tuple[str, ...]:
+    """The presets of a network. Errors: InputError for an unknown name."""
+    return _class(name).presets
 
 
 def create_model(
@@ -42,24 +47,30 @@ def create_model(
     out_channels: int = 1,
     activation: Activation = "none",
     seed: int = 0,
-) -> SegmentationModel:
+) -> Network:
     """Build a network with random weights.
 
     name: one of `model_names()`. preset: "full" as published, or "small" for the CPU.
-    in_channels, out_channels: of its input and output; `segment` and `train` give it one channel.
+    in_channels, out_channels: of its input and output, one out a class; `segment` and `train` give it one channel.
     activation: what its outputs mean, see `ModelConfig`; training with cross-entropy turns "none" into "softmax".
     seed: of the weights: the same seed gives the same network, whatever has run before.
 
+    Returns: a `SegmentationModel` or, as `cam3d`, a `ClassificationModel`.
+
     Errors: InputError for an unknown name or preset, or for numbers of channels below one.
     """
-    if name not in _MODELS:
-        raise input_error("create_model", "name", expected=f"one of {', '.join(model_names())}", got=repr(name))
+    cls = _class(name)
     config = ModelConfig(
         name=name, preset=preset, in_channels=in_channels, out_channels=out_channels, activation=activation
     )
-    cls = _MODELS[name]
     if preset not in cls.presets:
         raise input_error("create_model", "preset", expected=f"one of {', '.join(cls.presets)}", got=repr(preset))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return cls(config)
+
+
+def _class(name: str) -> type[Network]:
+    if name not in _MODELS:
+        raise input_error("create_model", "name", expected=f"one of {', '.join(model_names())}", got=repr(name))
+    return _MODELS[name]
