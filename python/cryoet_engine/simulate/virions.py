@@ -246,7 +246,7 @@ def _paint_spike_structure(canvas: Canvas, spike: _Spike, own: _SpikeStructure) 
         return
     region, points = window
     stalk = _stalk(canvas, spike, points, max(_SPIKE_HEIGHT_A - own.top_A - own.foot_A + 10, 0.0))
-    instance = _new_spike(canvas, spike)
+    instance = _new_spike(canvas, spike, _SPIKE_HEIGHT_A - own.top_A)
     _add_spike(canvas, instance, region, _SPIKE_V * canvas.inside(stalk), stalk < 0.25 * canvas.voxel)
     _add_spike(canvas, instance, posed.region, posed.potential, posed.mask)
 
@@ -282,12 +282,13 @@ def _paint_spike(canvas: Canvas, spike: _Spike) -> None:
         solid = np.minimum(solid, np.sqrt(np.sum(from_lobe**2, axis=0) - (1 - (31 / 43) ** 2) * up**2) - 31)
     # A third of a voxel makes it a spike's: its coat of glycans reaches beyond what is dense.
     volts, own = _SPIKE_V * canvas.inside(solid), solid < 0.25 * canvas.voxel
-    _add_spike(canvas, _new_spike(canvas, spike), region, volts, own)
+    _add_spike(canvas, _new_spike(canvas, spike, _SPIKE_CENTRE_A), region, volts, own)
 
 
-def _new_spike(canvas: Canvas, spike: _Spike) -> int:
-    centre = spike.base + _SPIKE_CENTRE_A * spike.axis
-    return canvas.new_particle("spike", centre, reach=_SPIKE_CENTRE_A, euler_deg=spike.euler_deg)
+def _new_spike(canvas: Canvas, spike: _Spike, centre_A: float) -> int:
+    """centre_A: height of its centre of mass above the bilayer's middle."""
+    centre = spike.base + centre_A * spike.axis
+    return canvas.new_particle("spike", centre, reach=centre_A, euler_deg=spike.euler_deg)
 
 
 def _add_spike(canvas: Canvas, instance: int, region: Region, volts: Points, solid: Points) -> None:
