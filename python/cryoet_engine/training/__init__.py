@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..models.checkpoint import ModelInfo, load_model, save_model
+    from .augmentation import Augmentation
     from .metrics import ConfusionMatrix, Evaluation, Evaluator
     from .settings import TrainingSettings
+    from .stepper import TrainingDivergedError
     from .trainer import TrainingResult, train
 
 _PLACES = {
+    "Augmentation": ".augmentation",
     "ConfusionMatrix": ".metrics",
     "Evaluation": ".metrics",
     "Evaluator": ".metrics",
     "ModelInfo": "..models.checkpoint",
+    "TrainingDivergedError": ".stepper",
     "TrainingResult": ".trainer",
     "TrainingSettings": ".settings",
     "load_model": "..models.checkpoint",
@@ -25,10 +29,12 @@ _PLACES = {
 }
 
 __all__ = [
+    "Augmentation",
     "ConfusionMatrix",
     "Evaluation",
     "Evaluator",
     "ModelInfo",
+    "TrainingDivergedError",
     "TrainingResult",
     "TrainingSettings",
     "load_model",

@@ -23,6 +23,7 @@ Labels: TypeAlias = SoftSegmentation | Volume
 
 UNLABELLED = -1
 _SAMPLES = 2048  # voxels of each class that are remembered to aim patches at
+_SAME_SIZE = 1.1  # largest ratio of voxel sizes that is not worth a note
 _SLAB = 32  # slices read at once in a pass over the labels
 
 
@@ -33,6 +34,43 @@ class Patch:
     tomogram: int
     region: Region
     counts: Region
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where patches are cut: a part of a tomogram, and a sample of the voxels of each class that is met in it."""
+
+    tomogram: int
+    region: Region
+    samples: dict[int, IntArray]
+
+    def random_region(self, patch: Shape, rng: np.random.Generator, *, aim: int | None = None) -> Region:
+        """A region of at most `patch` voxels; with `aim`, one that has a voxel of that class in it."""
+        voxel = None if aim is None else rng.choice(self.samples[aim])
+        region = []
+        for axis, (length, limits) in enumerate(zip(patch, self.region, strict=True)):
+            last = max(limits.stop - length, limits.start)
+            if voxel is None:
+                start = int(rng.integers(limits.start, last + 1))
+            else:
+                start = int(np.clip(voxel[axis] - rng.integers(length), limits.start, last))
+            region.append(slice(start, min(start + length, limits.stop)))
+        return region[0], region[1], region[2]
+
+
+def chunk_regions(region: Region, chunk: int) -> list[Region]:
+    """Overlapping parts of a region, chunk x chunk voxels in y and x, in z as deep as it (paper 1, section 4.4).
+
+    Along an axis longer than a chunk there are length // chunk + 1, evenly spread: of 1024 x 1440 voxels, 3 x 3 chunks
+    of 512 at strides of 256 and 464.
+    """
+    axes = []
+    for part in region[1:]:
+        length = part.stop - part.start
+        count = length // chunk + 1 if length > chunk else 1
+        starts = np.linspace(part.start, max(part.stop - chunk, part.start), count).round().astype(int).tolist()
+        axes.append([slice(start, min(start + chunk, part.stop)) for start in starts])
+    return [(region[0], y, x) for y in axes[0] for x in axes[1]]
 
 
 class LabelledTomogram:
@@ -133,26 +171,12 @@ class LabelledTomogram:
         whole = [slice(0, n) for n in lengths]
         self.held_back = tuple(side if a == axis else s for a, s in enumerate(whole))  # type: ignore[assignment]
         self.training = tuple(rest if a == axis else s for a, s in enumerate(whole))  # type: ignore[assignment]
-        inside = [(s >= rest.start) & (s < rest.stop) for s in (sample[:, axis] for sample in self._samples)]
-        self._samples = [sample[keep] for sample, keep in zip(self._samples, inside, strict=True)]
 
-    def random_region(self, patch: Shape, rare_share: float, rng: np.random.Generator) -> Region:
-        """A region of at most `patch` voxels in the training part, aimed at a random class in `rare_share` of calls."""
-        present = [sample for sample in self._samples if len(sample)]
-        aimed = rng.random() < rare_share and bool(present)
-        voxel: Sequence[int] = ()
-        if aimed:
-            sample = present[rng.integers(len(present))]
-            voxel = sample[rng.integers(len(sample))]
-        region = []
-        for axis, (length, limits) in enumerate(zip(patch, self.training, strict=True)):
-            last = max(limits.stop - length, limits.start)
-            if aimed:
-                start = int(np.clip(voxel[axis] - rng.integers(length), limits.start, last))
-            else:
-                start = int(rng.integers(limits.start, last + 1))
-            region.append(slice(start, min(start + length, limits.stop)))
-        return region[0], region[1], region[2]
+    def samples_in(self, region: Region) -> dict[int, IntArray]:
+        """For each class of which voxels are known in a region, a uniform sample of them, (n, 3)."""
+        first, last = ([getattr(part, end) for part in region] for end in ("start", "stop"))
+        inside = (sample[((sample >= first) & (sample < last)).all(1)] for sample in self._samples)
+        return {k: sample for k, sample in enumerate(inside) if len(sample)}
 
     def validation_regions(self, patch: Shape) -> list[tuple[Region, Region]]:
         """Regions of at most `patch` voxels that cover what is held back, and the part of each that is held back."""
@@ -239,6 +263,35 @@ class TrainingData:
                 if max(tomogram.volume.shape) > 1:
                     tomogram.hold_back(settings.validation_share)
         self.patch = self._patch_shape(divisor)
+        self.places = [
+            Place(k, region, tomogram.samples_in(region))
+            for k, tomogram in enumerate(self.tomograms)
+            for region in (
+                chunk_regions(tomogram.training, settings.chunk)
+                if settings.sampling == "chunks"
+                else [tomogram.training]
+            )
+        ]
+        self.notes = tuple(self._missing_classes() + self._mixed_voxel_sizes())
+
+    def _missing_classes(self) -> list[str]:
+        missing = [name for name, count in zip(self.classes, self.counts, strict=True) if not count]
+        return [f"classes of no voxel in any labels, which cannot be learnt: {', '.join(missing)}"] if missing else []
+
+    def _mixed_voxel_sizes(self) -> list[str]:
+        """A network learns sizes in voxels; tomograms of different ones are told, with who has which."""
+        pairs: dict[str, list[int]] = {}
+        sizes = []
+        for number, tomogram in enumerate(self.tomograms, 1):
+            if tomogram.volume.voxel_size_status != "unknown":
+                size = tomogram.volume.voxel_size_A
+                sizes.append(size)
+                text = f"{size[0]:.4g}" if max(size) < 1.001 * min(size) else " x ".join(f"{edge:.4g}" for edge in size)
+                pairs.setdefault(text, []).append(number)
+        if not sizes or (np.max(sizes, 0) <= _SAME_SIZE * np.min(sizes, 0)).all():
+            return []
+        groups = [f"{text} Å in pair {', '.join(map(str, numbers))}" for text, numbers in pairs.items()]
+        return [f"voxel sizes differ by more than 10 % ({'; '.join(groups)}): better to bring them to one size first"]
 
     def _patch_shape(self, divisor: Shape) -> Shape:
         """Patches of the size asked for, or as large as every training part allows."""
@@ -248,22 +301,41 @@ class TrainingData:
             lengths.append(max(min(self.settings.patch, room) // step, 1) * step)
         return lengths[0], lengths[1], lengths[2]
 
-    def batch(self, step: int) -> tuple[Float32Array, npt.NDArray[Any], list[Patch], np.random.Generator]:
+    @property
+    def patches_per_epoch(self) -> int:
+        """How many patches make an epoch: with chunks, as many as there are chunks in all tomograms."""
+        return len(self.places) if self.settings.sampling == "chunks" else self.settings.patches_per_epoch
+
+    def batch(self, number: int) -> tuple[Float32Array, npt.NDArray[Any], list[Patch], np.random.Generator]:
         """Patches (batch, z, y, x), their targets, where they come from, and the generator to augment them by.
 
-        Each step has its own random stream, so that a training resumes exactly with no generator's state stored.
+        Each batch has its own random stream, so that a training resumes exactly with no generator's state stored, and
+        threads may read batches in any order.
         """
-        rng = np.random.default_rng([self.settings.seed, step])
-        voxels, targets, patches = [], [], []
-        for _ in range(self.settings.batch):
-            number = int(rng.integers(len(self.tomograms)))
-            tomogram = self.tomograms[number]
-            region = tomogram.random_region(self.patch, self.settings.rare_share, rng)
-            x, target = tomogram.read(region, self.patch)
-            voxels.append(x)
-            targets.append(target)
-            patches.append(Patch(number, region, region))
-        return np.stack(voxels), np.stack(targets), patches, rng
+        rng = np.random.default_rng([self.settings.seed, number])
+        size = self.settings.batch
+        patches = [self._draw(k, rng) for k in range(number * size, (number + 1) * size)]
+        read = [self.tomograms[patch.tomogram].read(patch.region, self.patch) for patch in patches]
+        return np.stack([x for x, _ in read]), np.stack([target for _, target in read]), patches, rng
+
+    def _draw(self, number: int, rng: np.random.Generator) -> Patch:
+        """The patch of a number counted from the training's start.
+
+        At random: a class first, then a tomogram that has it, so that a class of one tomogram among many is seen as
+        often as the others. With chunks the turn decides the chunk: each comes once an epoch, in random order.
+        """
+        places = self.places
+        if self.settings.sampling == "chunks":
+            epoch, turn = divmod(number, len(places))
+            order = np.random.default_rng([self.settings.seed, epoch, 1]).permutation(len(places))
+            places = [places[order[turn]]]
+        aim = None
+        if rng.random() < self.settings.rare_share and (met := sorted({k for place in places for k in place.samples})):
+            aim = met[rng.integers(len(met))]
+            places = [place for place in places if aim in place.samples]
+        place = places[rng.integers(len(places))]
+        region = place.random_region(self.patch, rng, aim=aim)
+        return Patch(place.tomogram, region, region)
 
     def validation_patches(self) -> list[Patch]:
         """The same patches at every call: all that cover what is held back, or a random choice of them."""
