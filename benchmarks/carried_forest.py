@@ -24,12 +24,11 @@ import numpy.typing as npt
 import harness
 from cryoet_engine import FeatureSpec, PixelClassifier, read
 from cryoet_engine.features import Compat
-from cryoet_engine.simulate.dataset import make_dataset, read_dataset_recipe
-from cryoet_engine.simulate.storage import read_plan
 from cryoet_engine.training.metrics import ConfusionMatrix
 from cryoet_engine.volume import Volume
+from virions import DATASET, Tomograms, publish
 
-TABLE = Path(__file__).parents[1] / "docs" / "forest.md"
+PAGE = Path(__file__).parents[1] / "docs" / "forest.md"
 INSIDE, CARRIED, MATCHED = "inside its tomogram", "carried to the others", "carried, grey scale matched"
 
 
@@ -43,16 +42,15 @@ def judged(forest: PixelClassifier, folder: Path, *, match_intensity: bool = Fal
     return matrix
 
 
-def contest(compat: Compat, training: Sequence[Path], tests: Sequence[Path], trees: int) -> dict[str, Any]:
+def contest(compat: Compat, tomograms: Tomograms, trees: int) -> dict[str, Any]:
     """Counts (truth, answer) of every forest on every tomogram that it is asked about."""
     counts: dict[str, list[list[list[int]]]] = {INSIDE: [], CARRIED: [], MATCHED: []}
-    classes: Sequence[str] = ()
-    for folder in training:
-        classes = read_plan((folder / "recipe.toml").read_text()).recipe.classes
+    classes = tomograms.classes
+    for folder in tomograms.training:
         forest = PixelClassifier(trees, spec=FeatureSpec(compat=compat), seed=0)
         forest.fit(read(folder / "tomogram.mrc"), read(folder / "strokes.mrc"), classes=classes)
         counts[INSIDE].append(judged(forest, folder).counts.tolist())
-        for test in tests:
+        for test in tomograms.tests:
             counts[CARRIED].append(judged(forest, test).counts.tolist())
             counts[MATCHED].append(judged(forest, test, match_intensity=True).counts.tolist())
         print(f"{compat}: {folder.name} done", flush=True)
@@ -81,30 +79,20 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def publish(text: str) -> None:
-    """Put the table between the comments of docs/forest.md."""
-    before, rest = TABLE.read_text().split("<!-- carried -->\n")
-    after = rest.split("<!-- /carried -->")[1]
-    TABLE.write_text(f"{before}<!-- carried -->\n{text}\n<!-- /carried -->{after}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of the tomograms, kept; by default a temporary one")
-    parser.add_argument("--dataset", default="virions-8-3", help="recipe of the data set")
+    parser.add_argument("--dataset", default=DATASET, help="recipe of the data set")
     parser.add_argument("--trees", type=int, default=100)
     args = parser.parse_args()
-    recipe = read_dataset_recipe(args.dataset)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = args.data or Path(temporary) / "data"
-        made = dict(zip(recipe.names, make_dataset(recipe, folder), strict=True))
-        training, tests = ([made[n] for n in recipe.names if n.startswith(s)] for s in ("train/", "test/"))
-        results = [contest(compat, training, tests, args.trees) for compat in get_args(Compat)]
+        tomograms = Tomograms.make(args.data or Path(temporary) / "data", args.dataset)
+        results = [contest(compat, tomograms, args.trees) for compat in get_args(Compat)]
     text = table(results)
     print(text)
-    if args.dataset == "virions-8-3" and args.trees == 100:
+    if args.dataset == DATASET and args.trees == 100:
         print(harness.record("carried_forest", results))
-        publish(text)
+        publish(PAGE, "carried", text)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -24,6 +25,8 @@ INFO = ModelInfo(
     settings={"steps": 3, "augmentation": {"noise": 0.5}},
     metrics={"f1": (0.9, math.nan), "mean_f1": 0.9, "loss": math.nan, "step": 3},
     training_data=("TS_001", "Zürich"),
+    data_fingerprint=({"shape": [8, 9, 10], "voxels": [700, 20], "offset": 1.5, "scale": 0.1},),
+    initialised_from={"name": "older", "weights_sha256": "ab12"},
 )
 
 
@@ -61,13 +64,13 @@ def test_saving_again_is_the_same_bytes(folder: Path, tmp_path: Path) -> None:
         assert (tmp_path / "again" / name).read_bytes() == (folder / name).read_bytes()
 
 
-def _edit(folder: Path, **changes: Any) -> None:
+def _edit(folder: Path, signed: bool = True, **changes: Any) -> None:
+    """Change facts (None: leave them out); signed: as a tool would that knows how such a folder is written."""
     facts = json.loads((folder / "model.json").read_text())
-    for name, value in changes.items():
-        if value is None:
-            del facts[name]
-        else:
-            facts[name] = value
+    facts = {name: value for name, value in (facts | changes).items() if value is not None}
+    if signed:
+        facts.pop("facts_sha256")
+        facts["facts_sha256"] = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     (folder / "model.json").write_text(json.dumps(facts))
 
 
@@ -80,7 +83,21 @@ def _flip(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (lambda f: _edit(f, format_version=2), "format version: expected 1 or lower, got 2"),
+        (lambda f: _edit(f, format_version=3), "format version: expected 2 or lower, got 3"),
+        (lambda f: _edit(f, signed=False, classes=["lumen", "membrane"]), "others .changed, or cut short"),
+        (lambda f: _edit(f, signed=False, facts_sha256=None), "others .changed, or cut short"),
+        (lambda f: _edit(f, normalisation="none"), "normalisation 'none' instead of minmax"),
+        (lambda f: _edit(f, voxel_size_status=7), "voxel_size_status 7"),
+        (lambda f: _edit(f, voxel_size_A=[10, -10, 10]), "voxel size"),
+        (lambda f: _edit(f, voxel_size_A=[10, 10, math.nan]), "finite"),
+        (lambda f: _edit(f, metrics=[0.9]), "facts of a network"),
+        (lambda f: _edit(f, classes=["membrane", "membrane"]), "different names"),
+        (lambda f: _edit(f, classes=["membrane", ""]), "different names"),
+        (lambda f: _edit(f, classes=[1, 2]), "different names"),
+        (lambda f: _edit(f, colors=[[0, 0, 0], [0, 0, 255]]), "red, green and blue"),
+        (lambda f: _edit(f, data_fingerprint=[{"shape": [8, 9, 10], "voxels": [700]}]), "data_fingerprint"),
+        (lambda f: _edit(f, network={"name": "unet3d", "preset": "small", "out_channels": 10**30}), "facts of a netw"),
+        (lambda f: _edit(f, network={"name": "unet3d", "preset": "small", "out_channels": 10**9}), "2 classes for 1"),
         (lambda f: _edit(f, format_version="1"), "facts of a network"),
         (lambda f: _edit(f, network={"name": "unet9d"}), "unet9d"),
         (lambda f: _edit(f, network={"name": "unet3d", "nose": 3}), "nose"),
@@ -96,6 +113,12 @@ def _flip(path: Path) -> None:
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: weights"),
         (lambda f: _flip(f / "model.safetensors"), "changed, or cut short"),
         (lambda f: (f / "model.safetensors").write_bytes(b""), "changed, or cut short"),
+        (lambda f: (f / "model.json").write_text((f / "model.json").read_text()[:700]), "readable JSON"),
+        (
+            # Terabytes, were it built.
+            lambda f: _edit(f, network={"name": "unet3d", "in_channels": 10**9, "out_channels": 2}),
+            "expected those of unet3d full, 1000000000 to 2 channels, got analysis.0.0.weight of shape",
+        ),
         (
             lambda f: _edit(f, network={"name": "unet3d", "preset": "full", "out_channels": 2}),
             "expected those of unet3d full, 1 to 2 channels, got analysis.0.0.weight of shape",
@@ -118,6 +141,25 @@ def test_weights_of_another_network(folder: Path, tmp_path: Path) -> None:
     _edit(folder, weights_sha256=digest)
     with pytest.raises(CryoETError, match=r"out.weight of shape \(3, 8, 1, 1, 1\) instead of \(2, 8, 1, 1, 1\)"):
         load_model(folder)
+
+
+def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
+    model = _network()
+    with torch.no_grad():
+        model.get_parameter("out.weight")[0] = math.nan
+    save_model(model, tmp_path / "net", INFO)
+    with pytest.raises(CryoETError, match=r"weights: expected finite numbers, got NaN or infinite ones in out\.weight"):
+        load_model(tmp_path / "net")
+
+
+def test_a_folder_of_the_first_version_is_read(folder: Path) -> None:
+    """It had no digest of its facts, and told less of the data."""
+    _edit(folder, signed=False, format_version=1, facts_sha256=None, data_fingerprint=None, initialised_from=None)
+    model, info = load_model(folder)
+    assert torch.equal(model.state_dict()["out.weight"], _network(seed=4).state_dict()["out.weight"])
+    assert dataclasses.replace(info, metrics={}) == dataclasses.replace(
+        INFO, metrics={}, data_fingerprint=(), initialised_from={}
+    )
 
 
 def test_missing_folder_and_untrained_network(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from .registry import create_model, model_names, model_presets, register
 from .rsunet3d import RSUNet3D
 from .ssn3d import SSN3DED, SSN3DV1, SSN3DV2
 from .summary import ModelSummary, summarise
+from .transfer import transfer
 from .unet2d import UNet2D
 from .unet3d import UNet3D
 from .voxresnet import VoxResNet
@@ -39,4 +40,5 @@ __all__ = [
     "register",
     "save_model",
     "summarise",
+    "transfer",
 ]

@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -24,12 +24,13 @@ from torch import Tensor
 
 from .. import __version__
 from .._checks import CryoETError, file_error
-from ..volume import Triple
+from ..volume import Triple, VoxelSizeStatus
 from .network import Network
 from .normalisation import NormalisationKind
 from .registry import create_model, model_names
 
-FORMAT_VERSION = 1
+#: 1: without the digest of the facts, `data_fingerprint` and `initialised_from`; it is read as well.
+FORMAT_VERSION = 2
 WEIGHTS, FACTS, CURVE = "model.safetensors", "model.json", "curve.jsonl"
 
 
@@ -39,8 +40,13 @@ class ModelInfo:
 
     classes, colors: names and RGB (0..1), one a class. voxel_size_A: of the training data, (z, y, x), in Å.
     normalisation: see `Normalisation.measure`. settings: of the training, with its number of steps.
-    metrics: "f1" per class (NaN where a class was not met), "mean_f1", "loss", "accuracy" on held-back voxels, "step".
-    training_data: names of what it was trained on. version: of this package.
+    metrics: on held-back voxels: "loss", "accuracy", "calibration_error", "f1" and "iou" (a tuple, one a class; NaN
+        where it was not met), their class means "mean_f1" and "mean_iou", "weighted_f1" (by voxels); and "step".
+    training_data: names of what it was trained on. data_fingerprint: what those were, each the "shape" (z, y, x), the
+        labelled "voxels" of each class, and the "offset" and "scale" that normalised it.
+    initialised_from: "name", "weights_sha256" and, if known, "normalisation" of the network whose weights it began
+        with; empty: random ones.
+    version: of this package.
     """
 
     classes: tuple[str, ...]
@@ -51,6 +57,8 @@ class ModelInfo:
     settings: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     training_data: tuple[str, ...] = ()
+    data_fingerprint: tuple[Mapping[str, Any], ...] = ()
+    initialised_from: Mapping[str, Any] = field(default_factory=dict)
     version: str = __version__
 
 
@@ -64,14 +72,15 @@ def save_model(model: Network, folder: str | os.PathLike[str], info: ModelInfo |
         raise file_error(folder, "network", expected="one that was trained", got="no facts about it", fix="give info=")
     folder = Path(folder)
     make_folder(folder)
-    weights = save_tensors({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()})
-    facts = {
+    weights = _weights(model)
+    facts: dict[str, Any] = {
         "format": "cryoet-engine network",
         "format_version": FORMAT_VERSION,
         "network": dataclasses.asdict(model.config),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         **without_nan(dataclasses.asdict(info)),
     }
+    facts["facts_sha256"] = _digest(facts)
     replace_file(folder / WEIGHTS, weights)
     replace_file(folder / FACTS, json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n")
 
@@ -80,23 +89,27 @@ def load_model(folder: str | os.PathLike[str]) -> tuple[Network, ModelInfo]:
     """Open a folder of `save_model`: the network, ready to predict on the CPU, and its facts (also in `model.info`).
 
     Errors: FileFormatError where the folder is missing, of a later format, incomplete, changed after it was written,
-    of a network that is not known here, or where weights do not fit the network.
+    of a network that is not known here, or where weights are not finite or do not fit the network.
     """
     folder = Path(folder)
     facts = _read_facts(folder)
     try:
         digest = facts["weights_sha256"]
         info = ModelInfo(**{name: _fact(facts, name) for name in (f.name for f in dataclasses.fields(ModelInfo))})
-        model = create_model(**facts["network"])
-        if not len(info.classes) == len(info.colors) == model.config.out_channels:
-            raise ValueError(f"{len(info.classes)} classes for {model.config.out_channels} channels")
+        with torch.device("meta"):  # shapes alone: absurd numbers of channels take no memory
+            blank = create_model(**facts["network"])
+        if not len(info.classes) == len(info.colors) == blank.config.out_channels:
+            raise ValueError(f"{len(info.classes)} classes for {blank.config.out_channels} channels")
+        for entry in info.data_fingerprint:
+            if len(entry["shape"]) != 3 or len(entry["voxels"]) != len(info.classes):
+                raise ValueError(f"data_fingerprint {entry} instead of a shape, and voxels of each class")
     except CryoETError as error:
         known = f"a network of this version ({', '.join(model_names())})"
         raise file_error(folder / FACTS, "network", expected=known, got=str(error)) from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise file_error(
-            folder / FACTS, "contents", expected="the facts of a network", got=f"{type(error).__name__}: {error}"
-        ) from error
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, RuntimeError) as error:
+        # torch adds a trace of its own to what it says of sizes that no machine has
+        got = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise file_error(folder / FACTS, "contents", expected="the facts of a network", got=got) from error
     try:
         weights = (folder / WEIGHTS).read_bytes()
     except OSError as error:
@@ -113,13 +126,28 @@ def load_model(folder: str | os.PathLike[str]) -> tuple[Network, ModelInfo]:
         tensors = load_tensors(weights)
     except SafetensorError as error:
         raise file_error(folder / WEIGHTS, "weights", expected="a whole safetensors file", got=error) from error
+    check_weights(blank, tensors, where=folder / WEIGHTS)
+    model = create_model(**facts["network"])
     load_weights(model, tensors, where=folder / WEIGHTS)
     model.info = info
     return model.eval(), info
 
 
+def weights_digest(model: Network) -> str:
+    """The digest by which `model.json` knows the weights."""
+    return hashlib.sha256(_weights(model)).hexdigest()
+
+
 def load_weights(model: Network, tensors: Mapping[str, Tensor], *, where: object) -> None:
-    """Put named tensors into a network; FileFormatError if one is missing, too many, or of another shape."""
+    """Put named tensors into a network. Errors: those of `check_weights`."""
+    check_weights(model, tensors, where=where)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(tensors[name])
+
+
+def check_weights(model: Network, tensors: Mapping[str, Tensor], *, where: object) -> None:
+    """FileFormatError if a tensor is missing, too many, of another shape than in the network, or not finite."""
     wanted = model.state_dict()
     wrong = [f"no {name}" for name in wanted if name not in tensors]
     wrong += [f"an unknown {name}" for name in tensors if name not in wanted]
@@ -136,9 +164,9 @@ def load_weights(model: Network, tensors: Mapping[str, Tensor], *, where: object
             expected=f"those of {config.name} {config.preset}, {config.in_channels} to {config.out_channels} channels",
             got=", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""),
         )
-    with torch.no_grad():
-        for name, tensor in wanted.items():
-            tensor.copy_(tensors[name])
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise file_error(where, "weights", expected="finite numbers", got=f"NaN or infinite ones in {name}")
 
 
 def _read_facts(folder: Path) -> dict[str, Any]:
@@ -162,28 +190,75 @@ def _read_facts(folder: Path) -> dict[str, Any]:
             got=f"{version}, written by cryoet-engine {facts.get('version')}",
             fix="install that version or a later one",
         )
+    if version < 2:
+        return {"data_fingerprint": [], "initialised_from": {}} | facts
+    if facts.get("facts_sha256") != _digest(facts):
+        raise file_error(
+            folder / FACTS,
+            "contents",
+            expected="those that were written",
+            got="others (changed, or cut short)",
+            fix="copy the folder again, or train anew",
+        )
     return facts
+
+
+def _weights(model: Network) -> bytes:
+    data: bytes = save_tensors({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()})
+    return data
+
+
+def _digest(facts: Mapping[str, Any]) -> str:
+    """Of all facts but the digest itself."""
+    rest = {name: value for name, value in facts.items() if name != "facts_sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _fact(facts: dict[str, Any], name: str) -> Any:
     value = facts[name]
     match name:
-        case "classes" | "training_data":
+        case "classes":
+            if not all(isinstance(entry, str) and entry for entry in value) or len(set(value)) < len(value):
+                raise ValueError(f"classes {value} instead of different names")
+            return tuple(value)
+        case "training_data":
             return tuple(str(entry) for entry in value)
         case "colors":
-            return tuple(_triple(color) for color in value)
+            colors = tuple(_triple(color) for color in value)
+            if not all(0 <= part <= 1 for color in colors for part in color):
+                raise ValueError(f"colors {value} instead of red, green and blue in 0..1")
+            return colors
         case "voxel_size_A":
-            return _triple(value)
+            size = _triple(value)
+            if not min(size) > 0:
+                raise ValueError(f"voxel size {size}")
+            return size
+        case "voxel_size_status" | "normalisation":
+            known = get_args(VoxelSizeStatus if name == "voxel_size_status" else NormalisationKind)
+            if value not in known:
+                raise ValueError(f"{name} {value!r} instead of {', '.join(known)}")
+            return value
         case "metrics":
-            nan = math.nan
-            f1 = tuple(nan if entry is None else float(entry) for entry in value.get("f1", ()))
-            return {key: nan if entry is None else entry for key, entry in value.items()} | {"f1": f1}
+            return {key: _with_nan(entry) for key, entry in value.items()}
+        case "data_fingerprint":
+            return tuple(dict(entry) for entry in value)
+        case "settings" | "initialised_from":
+            return dict(value)
         case _:
             return value
 
 
+def _with_nan(value: Any) -> Any:
+    """A metric as it was before `without_nan`: NaN for None, tuples for lists."""
+    if isinstance(value, list):
+        return tuple(_with_nan(entry) for entry in value)
+    return math.nan if value is None else value
+
+
 def _triple(value: Any) -> Triple:
     first, second, third = (float(entry) for entry in value)
+    if not all(math.isfinite(entry) for entry in (first, second, third)):
+        raise ValueError(f"{value} instead of three finite numbers")
     return first, second, third
 
 

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, TypeAlias
 
 import torch
 from torch import nn
 
 from .._checks import input_error
+
+Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def choose_device(name: str, *, where: str) -> torch.device:
@@ -34,8 +37,21 @@ def place(model: nn.Module, device: torch.device) -> None:
     model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
-def autocast(device: torch.device, enabled: bool) -> AbstractContextManager[object]:
-    """Compute in bfloat16 where the card can; it needs no scaling of the loss. On the CPU it would be slower."""
-    if enabled and device.type == "cuda" and torch.cuda.is_bf16_supported():
-        return torch.autocast("cuda", torch.bfloat16)
+def number_type(precision: Precision, device: torch.device) -> torch.dtype:
+    """The float type of a precision; "auto" is bfloat16 where the card can: it needs no scaling of the loss.
+
+    On a CPU "auto" is float32: it computes bfloat16 more slowly.
+    """
+    if precision == "auto":
+        can = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if can else torch.float32
+    found: torch.dtype = getattr(torch, precision)
+    return found
+
+
+def autocast(device: torch.device, enabled: bool, precision: Precision = "auto") -> AbstractContextManager[object]:
+    """Compute in `number_type` what bears it; nothing changes where that is float32."""
+    number = number_type(precision, device)
+    if enabled and number != torch.float32:
+        return torch.autocast(device.type, number)
     return nullcontext()

@@ -59,6 +59,7 @@ class Network(nn.Module):
 
     kind: "segmenter" or "classifier". source: the publications it comes from.
     config: what to build it from again. info: what a training tells of it (classes, normalisation, ...), or None.
+    initialised_from: whose weights it began with, see `transfer`; empty: random ones.
     divisor: (z, y, x); the lengths of its input must be multiples of these.
     receptive_radius: (z, y, x); an output voxel sees no input voxel further away than this along an axis.
     """
@@ -68,6 +69,7 @@ class Network(nn.Module):
     presets: ClassVar[tuple[str, ...]] = ("full", "small")
     config: ModelConfig
     info: ModelInfo | None
+    initialised_from: dict[str, str]
     divisor: tuple[int, int, int]
     receptive_radius: tuple[int, int, int]
 
@@ -75,6 +77,7 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.info = None
+        self.initialised_from = {}
         if config.activation == "normalised_relu":
             self.register_buffer("largest_output", torch.zeros(()))
 
