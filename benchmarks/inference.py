@@ -35,6 +35,7 @@ from harness import Contest
 Shape = tuple[int, int, int]
 
 OURS, MONAI, ALONE = "cryoet-engine", "MONAI", "the network alone"
+PAIRS = f"{OURS}, uint8, two tiles at a time (default)"
 CLASSES = 4
 NETWORKS = ("1x1x1", "unet3d small")
 
@@ -66,8 +67,11 @@ def tomogram(shape: Shape) -> ce.Volume:
     return ce.Volume(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
 
 
-def ours(model: SegmentationModel, volume: ce.Volume, tile: int, overlap: int, dtype: str = "float32") -> np.ndarray:
-    return ce.segment(model, volume, tile=tile, overlap=overlap, blend="plain", dtype=dtype, device="cpu").data
+def ours(
+    model: SegmentationModel, volume: ce.Volume, tile: int, overlap: int, dtype: str = "float32", batch: int = 1
+) -> np.ndarray:
+    how: dict[str, Any] = {"tile": tile, "overlap": overlap, "batch": batch}
+    return ce.segment(model, volume, blend="plain", dtype=dtype, device="cpu", **how).data
 
 
 def theirs(model: SegmentationModel, volume: ce.Volume, tile: int, overlap: int) -> np.ndarray:
@@ -115,6 +119,7 @@ def contest(name: str, shape: Shape, tile: int = 64, overlap: int = 16) -> Conte
     entries: dict[str, Callable[[], Any]] = {
         OURS: lambda: ours(model, volume, tile, overlap),
         f"{OURS}, uint8": lambda: ours(model, volume, tile, overlap, "uint8"),
+        PAIRS: lambda: ours(model, volume, tile, overlap, "uint8", 2),
         MONAI: lambda: theirs(model, volume, tile, overlap),
         ALONE: lambda: alone(model, volume, tile, overlap),
     }

@@ -44,3 +44,18 @@ def test_segmentation_on_the_card_equals_that_on_the_cpu() -> None:
     )
     # bfloat16 convolutions keep eight bits: probabilities agree to a few hundredths.
     assert np.abs(here - there).max() < 0.05
+
+
+def test_batches_orientations_and_labels_on_the_card() -> None:
+    """What the batch is changes nothing but rounding, and labels are those of the blended sums."""
+    model = ce.create_model("unet3d", preset="small", out_channels=2, activation="softmax")
+    volume, _ = shells(2)
+    found = []
+    for batch in (1, 3):
+        maps = {"labels": np.zeros(volume.shape, np.uint8), "variance": np.full(volume.shape, np.nan, np.float32)}
+        how = {"tile": 32, "overlap": 16, "tta": "turn", "dtype": "float32", "maps": maps, "batch": batch}
+        data = ce.segment(model, volume, device="cuda", **how).data
+        np.testing.assert_array_equal(maps["labels"], data.argmax(0) + 1)
+        assert 0 <= maps["variance"].min() <= maps["variance"].max() <= 0.25
+        found.append(data)
+    assert np.abs(found[0] - found[1]).max() < 0.02

@@ -119,6 +119,19 @@ def test_label_volume_in_memory():
             io.as_soft(Volume(wrong), ("a", "b"))
 
 
+def test_labels_that_count_from_zero(tmp_path):
+    labels = np.arange(120).reshape(SHAPE) % 4 - 1
+    path = save(tmp_path / "truth.mrc", labels.astype(np.int8))
+    shifted = io.labels_from_zero(io.read_volume(path))
+    np.testing.assert_array_equal(shifted.data[:], labels + 1)
+    np.testing.assert_array_equal(shifted.data[1, ::-1, 2:4], labels[1, ::-1, 2:4] + 1)
+    assert shifted.grid() == io.read_volume(path).grid()
+    full = io.labels_from_zero(Volume(np.full(SHAPE, 255, np.uint8)))
+    assert (full.numpy() == 256).all()  # not 0
+    with pytest.raises(InputError, match="labels_from_zero: labels: expected integers, got float64"):
+        io.labels_from_zero(Volume(labels / 2))
+
+
 def test_single_files(tmp_path):
     assert io.read_segmentation(save(tmp_path / "mask.mrc", half(255, np.uint8))).classes == ("background", "mask")
     empty = io.read_segmentation(save(tmp_path / "none.mrc", np.zeros(SHAPE, np.int8)))

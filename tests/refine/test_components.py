@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from cryoet_engine._checks import InputError
-from cryoet_engine.refine import remove_dust
+from cryoet_engine.refine import components, remove_dust
 from cryoet_engine.volume import SoftSegmentation
 
 CLASSES = ("background", "membrane", "spikes")
@@ -56,3 +59,70 @@ def test_all_dust_leaves_background() -> None:
 def test_a_diameter_is_a_number_above_zero(diameter: float) -> None:
     with pytest.raises(InputError, match="min_diameter_A"):
         remove_dust(two_balls(), min_diameter_A=diameter)
+
+
+def noise(shape: tuple[int, int, int], seed: int = 0) -> SoftSegmentation:
+    """Islands of all sizes and shapes: smooth noise above a threshold, two classes of it."""
+    field = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 1.2)
+    foreground = np.clip(0.5 + (field / field.std() - 1.2) / 2, 0, 1)
+    share = np.random.default_rng(seed + 1).random(shape) > 0.5
+    data = np.stack([1 - foreground, foreground * share, foreground * ~share])
+    return SoftSegmentation(np.rint(data * 255).astype(np.uint8), CLASSES, voxel_size_A=(10, 11, 12))
+
+
+def whole(segmentation: SoftSegmentation, min_diameter_A: float) -> np.ndarray:
+    """The definition, with everything in memory at once."""
+    sizes = segmentation.voxel_size_A
+    labels, n = ndimage.label(segmentation.data.argmax(0) > 0, np.ones((3, 3, 3)))
+    volume = np.bincount(labels.ravel(), minlength=n + 1) * np.prod(sizes)
+    large = volume >= np.pi / 6 * min_diameter_A**3
+    large[0] = False
+    dust, kept = (labels > 0) & ~large[labels], large[labels]
+    far = np.full(labels.shape, np.inf)
+    to_dust, to_kept = (
+        ndimage.distance_transform_edt(~one, sampling=sizes) if one.any() else far for one in (dust, kept)
+    )
+    gone = (to_dust <= min_diameter_A) & (to_dust < to_kept)
+    return np.where(gone, np.array([255, 0, 0], np.uint8)[:, None, None, None], segmentation.data)
+
+
+@pytest.mark.parametrize("diameter", [25, 45, 70, 400])
+@pytest.mark.parametrize("slices", [3, 8, 64])
+def test_slab_by_slab_is_the_whole(diameter: float, slices: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Particles that reach over several slabs, and join only in a later one, are one."""
+    monkeypatch.setattr(components, "_SLICES", slices)
+    before = noise((37, 30, 26))
+    expected = whole(before, diameter)
+    assert 0 < (expected != before.data).any(axis=0).sum() < expected[0].size or diameter == 400
+    stored, labels = np.full(before.data.shape, 77, np.uint8), np.zeros(before.shape, np.uint8)
+    after = remove_dust(before, min_diameter_A=diameter, out=stored, labels=labels)
+    assert after.data is stored
+    np.testing.assert_array_equal(stored, expected)
+    np.testing.assert_array_equal(labels, expected.argmax(0) + 1)
+
+
+def test_pieces_that_meet_in_the_last_slice_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(components, "_SLICES", 2)
+    data = np.zeros((2, 12, 5, 9), np.uint8)
+    data[1, :, 2, 1] = data[1, :, 2, 7] = data[1, 11, 2, 1:8] = 255  # a U of 29 voxels
+    data[0] = 255 - data[1]
+    soft = SoftSegmentation(data, ("background", "u"), voxel_size_A=10)
+    edge = (6 * 29 * 1000 / np.pi) ** (1 / 3)  # the diameter of a sphere of 29 voxels
+    np.testing.assert_array_equal(remove_dust(soft, min_diameter_A=edge - 0.01).data, data)
+    assert not remove_dust(soft, min_diameter_A=edge + 0.01).data[1].any()
+
+
+def test_reads_slab_by_slab(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(components, "_SLICES", 4)
+    before = noise((40, 10, 10))
+
+    class Lazy:
+        shape, dtype = before.data.shape, before.data.dtype
+
+        def __getitem__(self, key: Any) -> Any:
+            part = before.data[key]
+            assert part.shape[1] <= 8
+            return part
+
+    lazy = SoftSegmentation(Lazy(), CLASSES, voxel_size_A=before.voxel_size_A)
+    np.testing.assert_array_equal(remove_dust(lazy, min_diameter_A=35).data, whole(before, 35))

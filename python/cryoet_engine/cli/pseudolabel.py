@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING
 from .._checks import input_error
 from .._progress import Progress
 from ._console import (
-    MAP_NOTE,
     Bars,
     add_extra,
     add_tomogram,
@@ -38,6 +37,7 @@ from ._console import (
     positive,
     say,
 )
+from ._maps import map_notes, map_type
 
 if TYPE_CHECKING:
     from ..cuda.device import DeviceName
@@ -203,8 +203,8 @@ def predict(
                 io.create_volume(
                     file,
                     volume.shape,
-                    dtype=_map_type(name, file, dtype, len(forest.classes)),
-                    grid=volume.grid() | {"notes": (*_map_notes(name, file, dtype, forest.classes), *volume.notes)},
+                    dtype=map_type(name, file, dtype, len(forest.classes)),
+                    grid=volume.grid() | {"notes": (*map_notes(name, file, dtype, forest.classes), *volume.notes)},
                 )
             )
             for name, file in wishes.maps.items()
@@ -223,28 +223,6 @@ def predict(
             progress=progress,
         )
     return io.read_segmentation(path)
-
-
-def _map_type(name: str, file: Path, dtype: str, n_classes: int) -> str:
-    """MRC has no unsigned bytes: labels fit signed ones, and shares are then stored as 0..1."""
-    if name == "labels":
-        return "uint8" if file.suffix == ".zarr" else "int8" if n_classes < 128 else "int16"
-    return dtype if file.suffix == ".zarr" else "float32"
-
-
-def _map_notes(name: str, file: Path, dtype: str, classes: tuple[str, ...]) -> tuple[str, ...]:
-    if name == "labels":
-        return (f"{MAP_NOTE} labels", *(f"label {k} {one}" for k, one in enumerate(classes, start=1)))
-    import numpy as np
-
-    from ..volume import probability_unit
-
-    unit = probability_unit(np.dtype(_map_type(name, file, dtype, len(classes))))
-    meaning = {
-        "entropy": "entropy of the classes over its maximum, 0 sure",
-        "margin": "first minus second class, 0 torn",
-    }
-    return (f"{MAP_NOTE} {meaning[name]}, {unit:g} is one",)
 
 
 def run(args: argparse.Namespace) -> None:

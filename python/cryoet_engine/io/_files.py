@@ -7,17 +7,21 @@ import contextlib
 import difflib
 import errno
 import fcntl
+import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .._checks import FileFormatError, file_error
 
 #: What a full disk, a quota, a file size limit or a read-only file system say.
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+_RECORD = "resume.json"
 ZARR_MARKERS = ("zarr.json", ".zgroup", ".zarray")
 
 
@@ -113,6 +117,98 @@ def partial_path(path: str | os.PathLike[str], *, replaces: tuple[str, ...] = ZA
     shutil.rmtree(holder, ignore_errors=True)
 
 
+@dataclass
+class Work:
+    """What `resumable_path` gives.
+
+    folder: where to work. path: in it; what stands there takes the final name. done: how many steps of each stage are
+    stored, by the stage's name.
+    """
+
+    folder: Path
+    path: Path
+    identity: Mapping[str, Any]
+    done: dict[str, int] = field(default_factory=dict)
+
+    def mark(self, stage: str, steps: int) -> None:
+        """Note that so many steps of a stage are stored: an interrupted run goes on from there."""
+        self.done[stage] = steps
+        self.save()
+
+    def save(self) -> None:
+        """Write the record beside its name, then rename it."""
+        partial = self.folder / f"{_RECORD}.new"
+        partial.write_text(json.dumps({"identity": self.identity, "done": self.done}))
+        os.replace(partial, self.folder / _RECORD)
+
+
+@contextlib.contextmanager
+def resumable_path(
+    path: str | os.PathLike[str], identity: Mapping[str, Any], *, replaces: tuple[str, ...] = ZARR_MARKERS
+) -> Iterator[Work]:
+    """As `partial_path`, but what is stored survives an early end, and the next call with the same identity finds it.
+
+    Work goes on in `NAME.partial`; once a step is marked as done, Ctrl-C or a full disk leaves that folder. Before
+    the first step, nothing is left.
+
+    identity: plain JSON values, all that decides the result. Errors: those of `partial_path`; FileFormatError where
+    `NAME.partial` is of another identity.
+    """
+    path = Path(os.path.abspath(path))
+    _check_replaceable(path, replaces)
+    holder = path.with_name(path.name + ".partial")
+    made = [parent for parent in (path.parent, *path.parents) if not parent.exists()]
+    work = Work(holder, holder / path.name, json.loads(json.dumps(identity)))
+    try:
+        if not (holder / _RECORD).is_file():
+            _remove_stale(holder, path.name)
+        holder.mkdir(parents=True, exist_ok=True)
+    except FileFormatError:
+        raise
+    except OSError as error:
+        _remove_empty(made)
+        place = "a folder that may be written to"
+        raise file_error(path, "cannot be written", expected=place, got=reason(error)) from error
+    with claimed(holder):
+        work.done = _recorded(work)
+        try:
+            if not work.done:  # what was begun and not marked is of no use
+                _empty(holder)
+                work.save()
+            yield work
+            _move_into_place(work.path, path, replaces)
+        except BaseException as error:
+            if not work.done:
+                _remove_for_good(holder)
+                _remove_empty(made)
+            if (trouble := _disk_trouble(error)) and not isinstance(error, FileFormatError):
+                fix = "free some space: the same command goes on from what is stored" if work.done else ""
+                raise file_error(path, "writing failed", expected="room on the disk", got=trouble, fix=fix) from error
+            raise
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def _recorded(work: Work) -> dict[str, int]:
+    try:
+        record = json.loads((work.folder / _RECORD).read_text())
+        identity, done = record["identity"], {str(stage): int(steps) for stage, steps in record["done"].items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        expected, fix = "the record of an interrupted run", "remove that folder to begin anew"
+        raise file_error(work.folder / _RECORD, "contents", expected=expected, got=reason(error), fix=fix) from error
+    if identity == work.identity or not done:
+        return done
+    names = sorted(name for name in {*identity, *work.identity} if identity.get(name) != work.identity.get(name))
+    raise file_error(
+        work.folder,
+        "interrupted run",
+        expected="the settings of this command",
+        got=f"another {', '.join(names)}",
+        fix="repeat the command that was interrupted, remove that folder to begin anew, or choose another -o",
+    )
+
+
 @contextlib.contextmanager
 def claimed(folder: Path) -> Iterator[None]:
     """Hold a folder against other runs; the system lets go of it when this process ends, however it ends.
@@ -195,6 +291,14 @@ def _remove_for_good(folder: Path) -> None:
         time.sleep(0.05)
         if not folder.exists():
             return
+
+
+def _empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def _remove_empty(folders: list[Path]) -> None:

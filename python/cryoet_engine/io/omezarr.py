@@ -236,7 +236,8 @@ class ZarrStream:
 
     def __init__(self, path: Path, like: Volume) -> None:
         kind = stored_dtype(like, like.dtype, _STORED, "zarr")
-        self._array = _create(path, like.shape, kind, _image_attributes(like, path.stem, {"kind": "volume"}))
+        attributes = _image_attributes(like, path.stem, {"kind": "volume"})
+        self._array = _reopen(path) if path.exists() else _create(path, like.shape, kind, attributes)
         self.shape, self.dtype = like.shape, kind
 
     def __setitem__(self, region: Any, part: Any) -> None:
@@ -282,6 +283,14 @@ def _create(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], attributes
         )
 
 
+def _reopen(path: Path, mode: str = "r+") -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import zarr
+
+        return zarr.open_array(str(path), path="0", mode=mode)
+
+
 def _image_attributes(grid: Grid, name: str, ours: dict[str, Any], channels: Sequence[Any] = ()) -> dict[str, Any]:
     lead = 1 if channels else 0
     unit = {} if grid.voxel_size_status == "unknown" else {"unit": "angstrom"}
@@ -316,13 +325,16 @@ class SegmentationWriter:
     final name; `discard()`, or leaving `with` by an exception, removes it.
     """
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], attributes: dict[str, Any]) -> None:
+    def __init__(
+        self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], attributes: dict[str, Any], in_place: bool
+    ) -> None:
         self.path = path
-        self._partial = partial_path(path)
+        self._partial = contextlib.nullcontext(path) if in_place else partial_path(path)
         self._array: Any = None
         partial = self._partial.__enter__()
         with self._removing_on_error():
-            self._array = _create(partial, shape, dtype, attributes)
+            found = in_place and path.exists()
+            self._array = _reopen(path) if found else _create(partial, shape, dtype, attributes)
         self._record = attributes[_KEY]
         self._open = True
         self.shape, self.dtype, self.chunks = shape, dtype, tuple(self._array.chunks)
@@ -369,11 +381,7 @@ class SegmentationWriter:
         if self._open:
             self._open = False
             self._partial.__exit__(None, None, None)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                import zarr
-
-                self._array = zarr.open_array(str(self.path), path="0", mode="r")
+            self._array = _reopen(self.path, "r")
 
     def discard(self) -> None:
         """Remove the unfinished store; nothing happens to one that is closed."""
@@ -402,6 +410,7 @@ def create_segmentation(
     grid: Grid | Mapping[str, Any] | None = None,
     colors: Sequence[Triple] = (),
     attributes: Mapping[str, Any] | None = None,
+    in_place: bool = False,
 ) -> SegmentationWriter:
     """Create a soft segmentation on the disk (OME-Zarr 0.5, chunks of 1 x 64^3) to be filled block by block.
 
@@ -409,6 +418,8 @@ def create_segmentation(
     shape_zyx: (z, y, x) in voxels. classes: one name a class, background first.
     dtype: uint8, uint16 or float32. grid: another object's `grid()`. colors: one RGB triple a class, linear 0..1.
     attributes: anything else to keep beside it (plain JSON values), such as what made it.
+    in_place: write to `path` itself, which has to lie in a folder of `partial_path` or `resumable_path`; what was
+    stored there before, by a call with the same arguments, stays.
 
     Use it as a context manager, or call `close()`. See SegmentationWriter.
     Errors: InputError for arguments that do not fit, FileFormatError where the place cannot be written.
@@ -447,7 +458,7 @@ def create_segmentation(
         {"label": name, "color": _hex_color(color), "active": True, "window": window}
         for name, color in zip(like.classes, like.colors, strict=True)
     ]
-    return SegmentationWriter(path, shape, blank.dtype, _image_attributes(like, path.stem, ours, channels))
+    return SegmentationWriter(path, shape, blank.dtype, _image_attributes(like, path.stem, ours, channels), in_place)
 
 
 def write_zarr_segmentation(

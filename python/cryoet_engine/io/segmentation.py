@@ -200,6 +200,30 @@ def as_soft(labels: Volume | SoftSegmentation, classes: Sequence[str]) -> SoftSe
     return SoftSegmentation(_OneHot(labels, len(classes)), tuple(classes), **labels.grid())
 
 
+def labels_from_zero(labels: Volume) -> Volume:
+    """Labels 0..K-1 of other tools, where every voxel has a class, as 1..K, lazily; -1 becomes 0, unlabelled.
+
+    Such is the simulator's truth.
+
+    Errors: InputError for voxels that are no integers.
+    """
+    if labels.dtype.kind not in "biu":
+        raise input_error("labels_from_zero", "labels", expected="integers", got=labels.dtype)
+    return labels.with_data(_FromOne(labels.data))
+
+
+class _FromOne(LazyArray):
+    """Each label and one more."""
+
+    def __init__(self, labels: Any) -> None:
+        super().__init__(labels.shape, np.int64, getattr(labels, "chunks", None))
+        self._labels = labels
+        self._mmap, self.mode = getattr(labels, "_mmap", None), getattr(labels, "mode", None)  # see drop_pages
+
+    def _read(self, region: Slices) -> AnyArray:
+        return np.asarray(self._labels[region]).astype(np.int64) + 1
+
+
 class _OneHot(LazyArray):
     """Label i as 255 in channel i - 1."""
 

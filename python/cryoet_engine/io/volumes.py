@@ -199,11 +199,13 @@ def create_volume(
     *,
     dtype: npt.DTypeLike,
     grid: Grid | Mapping[str, Any] | None = None,
+    in_place: bool = False,
 ) -> Iterator[mrc.MrcStream | omezarr.ZarrStream]:
     """A volume on the disk (.mrc, .zarr) to be filled part by part, in any order: `out[z0:z1, y0:y1, x0:x1] = array`.
 
     shape_zyx: (z, y, x) in voxels. dtype: one that the format stores. grid: another object's `grid()`; its notes are
-    kept. Use it as a context manager: the file appears under its name at the end, or not at all.
+    kept. in_place: as for `create_segmentation`, .zarr alone. Use it as a context manager: the file appears under its
+    name at the end, or not at all.
 
     Errors: InputError for a format or dtype that does not fit, FileFormatError where the disk does not do.
     """
@@ -215,7 +217,9 @@ def create_volume(
         raise file_error(path, "output", expected="a place for a folder", got="a file of that name")
     fields = grid.grid() if isinstance(grid, Grid) else dict(grid or {})
     like = Volume(np.broadcast_to(np.zeros((), dtype), tuple(int(n) for n in shape_zyx)), **fields)
-    with partial_path(path) as partial:
+    if in_place and kind != "zarr":
+        raise input_error("create_volume", "path", expected="a name ending in .zarr to write in place", got=path)
+    with contextlib.nullcontext(path) if in_place else partial_path(path) as partial:
         if kind == "zarr":
             yield omezarr.ZarrStream(partial, like)
         else:
