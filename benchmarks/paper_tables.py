@@ -105,7 +105,7 @@ class Study:
 def two_classes(study: Study, row: Row) -> dict[str, Any]:
     """Train one network of Table 1 or 2, and judge it."""
     torch.set_num_threads(1)
-    tomograms = Tomograms.make(study.data)
+    tomograms = Tomograms.found(study.data)
     labels = [virions.pseudo_labels(f, tomograms.classes).merge(TWO) for f in tomograms.training]
     pairs = list(zip(map(virions.tomogram, tomograms.training), labels, strict=True))
 
@@ -134,7 +134,7 @@ def two_classes(study: Study, row: Row) -> dict[str, Any]:
 def four_classes(study: Study, name: str, source: str | None) -> dict[str, Any]:
     """Train a network for four classes on hard labels, and judge it."""
     torch.set_num_threads(1)
-    tomograms = Tomograms.make(study.data)
+    tomograms = Tomograms.found(study.data)
     labels = [virions.pseudo_labels(f, tomograms.classes) for f in tomograms.training]
     pairs = list(zip(map(virions.tomogram, tomograms.training), labels, strict=True))
 

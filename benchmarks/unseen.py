@@ -41,7 +41,7 @@ STROKES, TRUTH = "network, of strokes alone", "network, of the truth (ceiling)"
 def network(data: Path, name: str, preset: str, steps: int, settings: TrainingSettings) -> dict[str, Any]:
     """Train on all eight, judge on the three."""
     torch.set_num_threads(1)
-    tomograms = Tomograms.make(data)
+    tomograms = Tomograms.found(data)
     volumes = [virions.tomogram(folder) for folder in tomograms.training]
     if name == STROKES:
         labels: list[Any] = [virions.pseudo_labels(folder, tomograms.classes) for folder in tomograms.training]
@@ -60,7 +60,7 @@ def network(data: Path, name: str, preset: str, steps: int, settings: TrainingSe
 
 
 def forests(data: Path) -> dict[str, Any]:
-    tomograms = Tomograms.make(data)
+    tomograms = Tomograms.found(data)
     return carried_forest.contest("ilastik", tomograms, trees=100)
 
 

@@ -37,10 +37,15 @@ class Tomograms:
     @classmethod
     def make(cls, folder: Path, dataset: str = DATASET) -> Tomograms:
         """Simulate what is not there yet."""
-        recipe = read_dataset_recipe(dataset)
-        made = dict(zip(recipe.names, make_dataset(recipe, folder), strict=True))
-        training, tests = ([made[n] for n in recipe.names if n.startswith(part)] for part in ("train/", "test/"))
-        return cls(training, tests, tuple(read_plan((training[0] / "recipe.toml").read_text()).recipe.classes))
+        make_dataset(read_dataset_recipe(dataset), folder)
+        return cls.found(folder)
+
+    @classmethod
+    def found(cls, folder: Path) -> Tomograms:
+        """Those that `make` left; several processes may look at the same time."""
+        training, tests = (sorted((folder / part).iterdir()) for part in ("train", "test"))
+        classes = read_plan((training[0] / "recipe.toml").read_text()).recipe.classes
+        return cls(training, tests, tuple(classes))
 
 
 def tomogram(folder: Path) -> Volume:

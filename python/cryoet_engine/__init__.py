@@ -24,6 +24,7 @@ _ROOMS = {
     "read": "io",
     "render_image": "render",
     "segment": "inference",
+    "semi_supervised": "semi_supervision",
     "simulate_virions": "simulate",
     "train": "training",
     "write": "io",

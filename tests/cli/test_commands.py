@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -131,6 +132,27 @@ def test_train_takes_a_label_volume(inputs: Path, cryoet: Callable, tmp_path: Pa
     outcome = cryoet("train", "--pair", *pair, *words, "-o", tmp_path / "net")
     assert outcome.status == 0, outcome.err
     assert json.loads((tmp_path / "net" / "model.json").read_text())["classes"] == list(CLASSES)
+
+
+def test_labels_from_zero_are_the_same_labels(finished: Path, inputs: Path, cryoet: Callable, tmp_path: Path) -> None:
+    truth = io.read_volume(inputs / "truth.mrc")
+    for name, data in (("one", truth.numpy()), ("zero", truth.numpy() - 1)):
+        io.write(tmp_path / f"{name}.mrc", dataclasses.replace(truth, data=data, notes=("truth: 0 background",)))
+    words = ("--steps", 2, "--patch", 16, "--batch", 1, "--sampling", "chunks", "--chunk", 24, "--device", "cpu")
+    words = (*words, "--classes", ",".join(CLASSES))
+    for name, more in (("one", ()), ("zero", ("--labels-from-zero",))):
+        pair = (inputs / "tomogram.mrc", tmp_path / f"{name}.mrc")
+        outcome = cryoet("train", "--pair", *pair, *words, *more, "-o", tmp_path / name)
+        assert outcome.status == 0, outcome.err
+        assert ("calls 0 background by its notes" in outcome.err) == (not more)
+    a, b = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "zero"))
+    assert a == b
+    settings = json.loads((tmp_path / "zero" / "model.json").read_text())["settings"]
+    assert (settings["sampling"], settings["chunk"]) == ("chunks", 24)
+    pair = (inputs / "tomogram.mrc", finished / "soft.zarr")
+    refused = cryoet("train", "--pair", *pair, "--labels-from-zero", "-o", tmp_path / "none")
+    assert refused.status == 1
+    assert "expected a label volume, got a soft segmentation; leave --labels-from-zero out" in refused.err
 
 
 def test_export_writes_one_mrc_a_class(finished: Path, cryoet: Callable, tmp_path: Path) -> None:

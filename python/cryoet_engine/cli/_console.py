@@ -73,10 +73,13 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def add_tomogram(parser: argparse.ArgumentParser) -> None:
-    """Add the positional TOMO and what may have to be said about it."""
+def add_tomogram(parser: argparse.ArgumentParser, *, nargs: str | None = None) -> None:
+    """Add the positional TOMO, one or (`nargs`) several, and what may have to be said about it."""
     parser.add_argument(
-        "tomogram", metavar="TOMO", help="tomogram: MRC (.mrc .rec .map, also .gz), OME-Zarr, TIFF or HDF5"
+        "tomogram",
+        nargs=nargs,
+        metavar="TOMO",
+        help="tomogram: MRC (.mrc .rec .map, also .gz), OME-Zarr, TIFF or HDF5",
     )
     parser.add_argument(
         "--voxel-size", type=float, metavar="A", help="edge of a voxel in Angstrom, if the file is wrong"

@@ -23,11 +23,12 @@ RECORD = "job.json"
 class Job:
     """A partial folder, and which of its stages are done.
 
-    A stage's result is named only when whole (see io.partial_path), so "done" is what `job.json` says after it.
+    announces: say which stage begins, where the progress bars alone would not tell. A stage's result is named only when
+    whole (see io.partial_path), so "done" is what `job.json` says after it.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        self.folder = folder
+        self.folder, self.announces = folder, False
         self.record: dict[str, Any] = {"version": __version__, "settings": settings, "stages": {}}
 
     def save(self) -> None:
@@ -46,6 +47,8 @@ class Job:
         if name in stages:
             say(f"{name}: done before, kept")
             return reopen()
+        if self.announces:
+            say(name)
         start = time.perf_counter()
         result = work()
         stages[name] = {"seconds": round(time.perf_counter() - start, 2)}
@@ -79,9 +82,11 @@ def _read_record(folder: Path) -> dict[str, Any] | None:
 def job(out: Path, settings: dict[str, Any], *, restart: bool = False) -> Iterator[Job]:
     """Work in OUT.partial; rename it to OUT when the block ends well, keep it to be resumed when it does not.
 
-    An OUT that is there already is replaced only when it is empty, or when it is the result of an earlier job and
-    `restart` says so.
+    A second run into the same folder is refused while the first one works. An OUT that is there already is replaced
+    only when it is empty, or when it is the result of an earlier job and `restart` says so.
     """
+    from ..io._files import claimed
+
     if (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir()) and _read_record(out) is None):
         raise file_error(
             out,
@@ -109,6 +114,34 @@ def job(out: Path, settings: dict[str, Any], *, restart: bool = False) -> Iterat
             fix="add --overwrite, or choose another -o",
         )
     partial = out.with_name(out.name + ".partial")
+    if partial.exists() and not _ours(partial):
+        raise file_error(partial, "folder", expected="nothing of that name", got="foreign files", fix="move it away")
+    partial.mkdir(parents=True, exist_ok=True)
+    with claimed(partial):
+        current = _begun(partial, settings, restart)
+        try:
+            current.save()
+            yield current
+        except BaseException:
+            if any(entry.name != RECORD for entry in partial.glob("*")):
+                say(f"{partial} keeps what is done: the same command goes on from there")
+            else:
+                shutil.rmtree(partial, ignore_errors=True)
+            raise
+        current.record["files"] = sorted(entry.name for entry in partial.iterdir())
+        current.save()
+        if out.exists():
+            shutil.rmtree(out)
+        os.replace(partial, out)
+
+
+def _ours(partial: Path) -> bool:
+    """Whether a folder is empty, or that of an interrupted run."""
+    return partial.is_dir() and (not any(partial.iterdir()) or _read_record(partial) is not None)
+
+
+def _begun(partial: Path, settings: dict[str, Any], restart: bool) -> Job:
+    """The job of a claimed folder: that of an interrupted run with the same settings, or a new one."""
     current = Job(partial, settings)
     before = _read_record(partial)
     if before is not None and before["settings"] == settings and before.get("version") == __version__:
@@ -123,24 +156,7 @@ def job(out: Path, settings: dict[str, Any], *, restart: bool = False) -> Iterat
             got=f"another {', '.join(other)}",
             fix="add --overwrite to begin anew, or choose another -o",
         )
-    elif partial.exists():
-        if before is None and (not partial.is_dir() or any(partial.iterdir())):
-            raise file_error(
-                partial, "folder", expected="nothing of that name", got="foreign files", fix="move it away"
-            )
-        shutil.rmtree(partial)
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        current.save()
-        yield current
-    except BaseException:
-        if any(entry.name != RECORD for entry in partial.glob("*")):
-            say(f"{partial} keeps what is done: the same command goes on from there")
-        else:
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
-    current.record["files"] = sorted(entry.name for entry in partial.iterdir())
-    current.save()
-    if out.exists():
-        shutil.rmtree(out)
-    os.replace(partial, out)
+    else:
+        for entry in partial.iterdir():  # the folder itself stays: the claim is on it
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    return current

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..semi_supervision import Round
     from ..training.metrics import ConfusionMatrix
     from ..volume import SoftSegmentation, Volume
 
@@ -59,14 +61,34 @@ def f1_table(classes: Sequence[str], rows: Mapping[str, ConfusionMatrix]) -> str
     return table(["F1", *classes, "mean", "accuracy"], [f1_row(name, matrix) for name, matrix in rows.items()])
 
 
+def rounds_table(classes: Sequence[str], rounds: Sequence[Round]) -> str:
+    """F1 of each round of self-training by three yardsticks, none of them the truth."""
+    from ..training.metrics import class_mean
+
+    rows = []
+    for number, one in enumerate(rounds, start=1):
+        for name, scores in (
+            ("the strokes", one.strokes.f1()),
+            ("the forests' pseudo labels", one.pseudo_labels.f1()),
+            ("its held-back labels", one.held_back_f1),
+        ):
+            cells = ["not met" if math.isnan(score) else f"{score:.3f}" for score in [*scores, class_mean(scores)]]
+            rows.append([str(number), name, *cells])
+    return table(["round", "F1 against", *classes, "mean"], rows)
+
+
 def minutes(seconds: float) -> str:
     """Seconds as m:ss."""
     return f"{int(seconds // 60)}:{int(seconds % 60):02d}"
 
 
 def timing(seconds: dict[str, float]) -> str:
-    """How long the stages took, as a Markdown table."""
-    rows = [[name, minutes(value)] for name, value in seconds.items()]
+    """How long the stages took, as a Markdown table; those of several tomograms ("STAGE: NAME") together."""
+    kinds: dict[str, float] = {}
+    for name, value in seconds.items():
+        kind = name.partition(": ")[0]
+        kinds[kind] = kinds.get(kind, 0) + value
+    rows = [[name, minutes(value)] for name, value in kinds.items()]
     return table(["stage", "min:s"], [*rows, ["all", minutes(sum(seconds.values()))]])
 
 

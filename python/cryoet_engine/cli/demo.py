@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import _report, pseudolabel, render, segment
+from . import _report, pseudolabel, render, segment, train
 from . import run as whole_job
 from ._console import Bars, say
 from ._job import Job, job
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..training.metrics import ConfusionMatrix
     from ..volume import SoftSegmentation, Volume
 
+FOREST, SOFT, NET = "forest.safetensors", "soft_first.zarr", "net"
 CLASSES = ("background", "membrane", "spikes", "lumen")
 
 
@@ -77,6 +78,37 @@ def _strokes(current: Job, first: Tomogram) -> Volume:
     return current.stage("strokes", draw, lambda: io.read_volume(path))
 
 
+def _learn(
+    current: Job, first: Tomogram, marks: Volume, args: argparse.Namespace, bars: Bars
+) -> tuple[PixelClassifier, SoftSegmentation]:
+    """Strokes -> forest -> soft pseudo labels -> a trained network in the job's folder."""
+    from .. import io
+    from ..forest import PixelClassifier
+    from ..training import train as train_network
+
+    folder, volume = current.folder, first.volume
+
+    def fit() -> PixelClassifier:
+        forest = pseudolabel.fit(volume, marks, CLASSES, args, bars)
+        forest.save(folder / FOREST)
+        return forest
+
+    def fit_network() -> None:
+        settings, steps = train.settings_of(args)
+        model = train.network_of(args, len(CLASSES))
+        train_network(model, [(volume, soft)], steps=steps, settings=settings, out=folder / NET, progress=bars)
+
+    forest = current.stage("forest", fit, lambda: PixelClassifier.load(folder / FOREST))
+    wishes = pseudolabel.Wishes(device=args.device)
+    soft = current.stage(
+        "pseudo labels",
+        lambda: pseudolabel.predict(forest, volume, folder / SOFT, wishes=wishes, progress=bars),
+        lambda: io.read_segmentation(folder / SOFT),
+    )
+    current.stage("training", fit_network, lambda: None)
+    return forest, soft
+
+
 def _carry(
     current: Job, forest: PixelClassifier, second: Tomogram, wishes: pseudolabel.Wishes, bars: Bars
 ) -> list[SoftSegmentation]:
@@ -106,13 +138,11 @@ def run(args: argparse.Namespace) -> None:
         folder = current.folder
         first, second = _simulate(current, bars)
         marks = _strokes(current, first)
-        forest, soft = whole_job.learn(current, first.volume, marks, args, bars, CLASSES, "soft_first.zarr")
+        forest, soft = _learn(current, first, marks, args, bars)
         carried, matched = _carry(current, forest, second, pseudolabel.Wishes(device=args.device), bars)
         proba = current.stage(
             "segmentation of the second",
-            lambda: segment.predict(
-                folder / whole_job.NET, second.volume, folder / "proba_second.zarr", args, progress=bars
-            ),
+            lambda: segment.predict(folder / NET, second.volume, folder / "proba_second.zarr", args, progress=bars),
             lambda: io.read_segmentation(folder / "proba_second.zarr"),
         )
         io.export_classes(proba, folder / "classes_second", prefix="")

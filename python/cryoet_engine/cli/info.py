@@ -2,6 +2,7 @@
 """Show what a file holds: type, shape, voxel size, origin, notes, statistics and a thumbnail.
 
 Of a saved forest (or an ilastik project): classes, labelled voxels, error, and which features it leans on.
+Of a trained network: classes, what it was trained on and how, and its scores on held-back voxels.
 
 The thumbnail (the central slice) is drawn in the terminal; --thumbnail saves three orthogonal slices as a PNG.
 """
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("file", metavar="TOMO", help="tomogram, labels, soft segmentation, or a saved forest")
+    parser.add_argument("file", metavar="TOMO", help="tomogram, labels, soft segmentation, a forest or a network")
     parser.add_argument("--thumbnail", metavar="PNG", help="save three orthogonal slices as a picture")
     parser.add_argument("--json", action="store_true", help="print the facts as JSON")
 
@@ -83,8 +84,15 @@ def run(args: argparse.Namespace) -> None:
     from .. import io
     from ..volume import Volume
 
+    what: dict[str, Any] | None = None
     if _is_forest(Path(args.file)):
-        found = {"file": args.file, **_forest.facts(load_forest(args.file))}
+        what = _forest.facts(load_forest(args.file))
+    elif (Path(args.file) / "model.json").is_file():
+        from . import _network
+
+        what = _network.facts(args.file)
+    if what is not None:
+        found = {"file": args.file, **what}
         print(json.dumps(found, indent=2, ensure_ascii=False) if args.json else _forest.as_text(found))
         return
     item = io.read(args.file)

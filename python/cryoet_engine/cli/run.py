@@ -1,37 +1,56 @@
 # SPDX-License-Identifier: MIT
-"""From a tomogram and strokes to a picture: every stage, in one command.
+"""From tomograms and strokes to pictures: every stage, in one command.
 
-Leaves in OUT: forest, soft.zarr (pseudo labels), net/, proba.zarr (the network's segmentation), transfer.json,
-picture.png, picture_cut.png (cut open), picture_pseudo_labels.png, slices, report.md. An interrupted run leaves
-OUT.partial, which the same command resumes.
+Leaves in OUT: forest.safetensors, soft.zarr (pseudo labels), net/, proba.zarr (the network's segmentation),
+transfer.json, picture.png, picture_cut.png (cut open), picture_pseudo_labels.png, slices, report.md. With several
+tomograms one network learns from all that have strokes, and there is a folder for each tomogram, named after it; net/
+and report.md stay at the top. An interrupted run leaves OUT.partial, which the same command resumes.
 
   cryoet run TOMO --labels STROKES --classes background,membrane,spikes,lumen -o out/
+  cryoet run --pair TOMO1 STROKES1 --pair TOMO2 STROKES2 OTHER1 OTHER2 --classes background,foreground -o out/
+
+Two classes are learned from soft pseudo labels by regression (--targets soft --loss mse), more from hard ones by
+cross-entropy. Self-training: with --rounds 2 the network learns once more, also from its own segmentation of the OTHERs
+where it is sure.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._checks import input_error
 from . import _report, pseudolabel, render, segment, train
-from ._console import Bars, add_tomogram, class_names, open_tomogram, say
+from ._console import Bars, add_tomogram, class_names, open_tomogram, positive, say
 from ._job import Job, file_identity, job
 
 if TYPE_CHECKING:
-    from ..forest import PixelClassifier
+    from ..semi_supervision import SemiSupervisedResult
     from ..volume import SoftSegmentation, Volume
 
-FOREST, SOFT, NET, PROBA = "forest.safetensors", "soft.zarr", "net", "proba.zarr"
+#: What a run leaves beside the folders of tomograms, which cannot have these names.
+_TAKEN = re.compile(r"net(_round\d+)?(\.partial)?|report\.md|job\.json(\.partial)?")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    add_tomogram(parser)
+    add_tomogram(parser, nargs="*")
     parser.add_argument(
-        "--labels", required=True, metavar="STROKES", help="strokes: 0 nothing drawn, 1 the first class, ..."
+        "--labels", metavar="STROKES", help="strokes on the one TOMO: 0 nothing drawn, 1 the first class, ..."
+    )
+    parser.add_argument(
+        "--pair",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("TOMO", "STROKES"),
+        help="a tomogram and its strokes, instead of --labels; may be given several times. Every TOMO beside (all of "
+        "them in one place) is segmented as well",
     )
     parser.add_argument(
         "--classes",
@@ -43,6 +62,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the results")
     parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run in OUT")
     add_stage_arguments(parser)
+    group = parser.add_argument_group("self-training")
+    group.add_argument(
+        "--rounds", type=positive, default=1, metavar="N", help="train N times, from the second on from own labels, too"
+    )
+    group.add_argument(
+        "--confident-share",
+        type=float,
+        metavar="X",
+        help="which part of each class's voxels becomes an own label: those of the highest probability (default 0.5)",
+    )
 
 
 def add_stage_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,57 +103,74 @@ def check_settings(args: argparse.Namespace, classes: tuple[str, ...]) -> None:
         raise input_error("--hide-dust", "diameter", expected="a number above 0, in nm", got=args.hide_dust)
 
 
-def settings_from(args: argparse.Namespace, inputs: dict[str, str]) -> dict[str, Any]:
+def settings_from(args: argparse.Namespace, inputs: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """What a resumed run must have in common with the interrupted one."""
     # The picture comes last: other wishes for it do not make what was computed before worthless.
     picture_only = argparse.ArgumentParser()
     render.add_picture_arguments(picture_only)
     wishes = vars(picture_only.parse_args([]))
-    hidden = {"run", "command", "debug", "output", "overwrite", *inputs, *wishes}
+    hidden = {"run", "command", "debug", "output", "overwrite", "tomogram", "labels", "pair", *wishes}
     chosen = {name: value for name, value in vars(args).items() if name not in hidden}
     chosen = {
         name: value if isinstance(value, int | float | str | None) else str(value) for name, value in chosen.items()
     }
-    return chosen | {name: file_identity(path) for name, path in inputs.items()}
+    return chosen | {name: [file_identity(path) for path in paths] for name, paths in inputs.items()}
 
 
-def learn(
-    current: Job,
-    volume: Volume,
-    marks: Volume,
-    args: argparse.Namespace,
-    bars: Bars,
-    classes: tuple[str, ...],
-    soft_name: str = SOFT,
-) -> tuple[PixelClassifier, SoftSegmentation]:
-    """Strokes -> forest -> soft pseudo labels -> a trained network in the job's folder."""
-    from .. import io
-    from ..forest import PixelClassifier
-    from ..training import train as train_network
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Files: pairs of tomogram and strokes, and tomograms without strokes."""
 
-    folder = current.folder
+    pairs: Sequence[tuple[str, str]]
+    others: Sequence[str] = ()
 
-    def fit() -> PixelClassifier:
-        forest = pseudolabel.fit(volume, marks, classes, args, bars)
-        forest.save(folder / FOREST)
-        return forest
+    @property
+    def tomograms(self) -> list[str]:
+        """Those of the pairs first."""
+        return [*(tomogram for tomogram, _ in self.pairs), *self.others]
 
-    forest = current.stage("forest", fit, lambda: PixelClassifier.load(folder / FOREST))
-    soft = current.stage(
-        "pseudo labels",
-        lambda: pseudolabel.predict(
-            forest, volume, folder / soft_name, wishes=pseudolabel.Wishes(device=args.device), progress=bars
-        ),
-        lambda: io.read_segmentation(folder / soft_name),
-    )
 
-    def fit_network() -> None:
-        settings, steps = train.settings_of(args)
-        model = train.network_of(args, len(classes))
-        train_network(model, [(volume, soft)], steps=steps, settings=settings, out=folder / NET, progress=bars)
+def inputs_of(args: argparse.Namespace) -> Inputs:
+    """The files that the arguments name; what is there twice is told, or refused where it makes no sense."""
+    if args.labels and args.pair:
+        raise input_error("--labels, --pair", "strokes", expected="one of the options", got="both")
+    if not args.labels and not args.pair:
+        expected = "TOMO --labels STROKES, or --pair TOMO STROKES"
+        raise input_error("--labels, --pair", "strokes", expected=expected, got="neither")
+    if args.labels:
+        if len(args.tomogram) != 1:
+            fix = "for several say --pair TOMO STROKES for those with strokes"
+            raise input_error("--labels", "tomograms", expected="one TOMO with it", got=len(args.tomogram), fix=fix)
+        return Inputs(pairs=[(args.tomogram[0], args.labels)])
+    resolved = [Path(path).resolve() for pair in args.pair for path in pair]
+    for path in (path for pair in args.pair for path in pair):
+        if resolved.count(Path(path).resolve()) > 1:
+            fix = "a tomogram has one file of strokes, with all that is drawn on it"
+            raise input_error("--pair", path, expected="each file once", got="it more than once", fix=fix)
+    others: dict[Path, str] = {}
+    for path in args.tomogram:
+        place = Path(path).resolve()
+        if place in resolved[1::2]:
+            raise input_error("TOMO", path, expected="a tomogram", got="the strokes of a --pair")
+        if place in resolved or place in others:
+            say(f"note: {path} is named twice and segmented once")
+        else:
+            others[place] = path
+    return Inputs(pairs=[(tomogram, strokes) for tomogram, strokes in args.pair], others=list(others.values()))
 
-    current.stage("training", fit_network, lambda: None)
-    return forest, soft
+
+def names_of(paths: Sequence[str]) -> list[str]:
+    """A name for each tomogram, from its file's: all different, and such that a folder may have it."""
+    names: list[str] = []
+    for path in paths:
+        stem = Path(path).name.removesuffix(".gz")
+        stem = re.sub(r"[^\w.+-]", "_", Path(stem).stem)
+        number, name = 1, stem
+        while name in names or _TAKEN.fullmatch(name):
+            number += 1
+            name = f"{stem}_{number}"
+        names.append(name)
+    return names
 
 
 def picture(
@@ -134,11 +180,17 @@ def picture(
     args: argparse.Namespace,
     bars: Bars,
     soft: SoftSegmentation | None = None,
+    *,
+    name: str = "",
 ) -> list[str]:
-    """Transfer functions, pictures and slices, of the pseudo labels too; what the renderer had to say."""
-    folder = current.folder
+    """Transfer functions, pictures and slices, of the pseudo labels too; what the renderer had to say.
+
+    name: of the tomogram, and of its folder, where there are several.
+    """
+    folder, stage = current.folder / name, f"picture: {name}" if name else "picture"
 
     def draw() -> None:
+        folder.mkdir(exist_ok=True)
         transfer = render.ramps(volume, proba, args, progress=bars)
         transfer.save(folder / "transfer.json")
         part = render.drawn_part(volume, proba, args)
@@ -150,82 +202,147 @@ def picture(
             part = render.drawn_part(volume, soft, args)
             transfer = render.ramps(volume, soft, args, progress=bars)
             render.draw(*part, transfer, args, folder / "picture_pseudo_labels.png", cut=cut, progress=bars)
-        current.record["notices"] = notices
+        current.record.setdefault("notices", {})[name] = notices
         render.draw_slices(volume, proba, folder)
 
-    current.stage("picture", draw, lambda: None)
-    return list(current.record.get("notices", []))
+    current.stage(stage, draw, lambda: None)
+    return list(current.record["notices"][name])
 
 
-def picture_links(folder: Path) -> list[str]:
+def picture_links(folder: Path, name: str = "") -> list[str]:
     """The pictures that `picture` left, as Markdown."""
     texts = {
         "picture.png": "The network's segmentation",
         "picture_cut.png": "The same, cut open at the middle slice",
         "picture_pseudo_labels.png": "The forest's pseudo labels, cut open",
     }
-    return [f"![{text}]({name})" for name, text in texts.items() if (folder / name).exists()]
+    return [f"![{text}]({Path(name, file)})" for file, text in texts.items() if (folder / name / file).exists()]
 
 
 def run(args: argparse.Namespace) -> None:
     """Every stage."""
     from .. import io
+    from ..semi_supervision import Hooks, SemiSupervisedSettings, default_loss, default_targets, semi_supervised
 
-    out = Path(args.output)
-    settings = settings_from(args, {"tomogram": args.tomogram, "labels": args.labels})
+    out, inputs = Path(args.output), inputs_of(args)
+    args.targets = args.targets or default_targets(len(args.classes))
+    if args.loss is None:
+        args.loss, args.activation = default_loss(len(args.classes), args.targets)
+    files = {"tomograms": inputs.tomograms, "strokes": [strokes for _, strokes in inputs.pairs]}
+    settings = settings_from(args, files)
     check_settings(args, args.classes)
-    volume = open_tomogram(args)
-    marks = io.read_volume(args.labels)
+    training, steps = train.settings_of(args)
+    share = {} if args.confident_share is None else {"confident_share": args.confident_share}
+    route = SemiSupervisedSettings(
+        n_trees=args.trees,
+        features=pseudolabel.spec_of(args),
+        steps=steps,
+        training=training,
+        rounds=args.rounds,
+        seed=args.seed,
+        **share,
+    )
+    volumes = [open_tomogram(args, path) for path in inputs.tomograms]
+    strokes = [io.read_volume(path) for _, path in inputs.pairs]
+    names, several = names_of(inputs.tomograms), len(volumes) > 1
     with job(out, settings, restart=args.overwrite) as current, Bars() as bars:
-        folder = current.folder
-        forest, soft = learn(current, volume, marks, args, bars, args.classes)
-        proba = current.stage(
-            "segmentation",
-            lambda: segment.predict(folder / NET, volume, folder / PROBA, args, progress=bars),
-            lambda: io.read_segmentation(folder / PROBA),
+        current.announces = several
+        result = semi_supervised(
+            list(zip(volumes, strokes, strict=False)),
+            volumes[len(strokes) :],
+            classes=args.classes,
+            model=train.network_of(args, len(args.classes)),
+            settings=route,
+            names=names,
+            out=current.folder,
+            hooks=Hooks(
+                stage=current.stage,
+                segmenter=lambda net, volume, path: segment.predict(net, volume, path, args, progress=bars),
+                tell=lambda note: say(f"note: {note}"),
+            ),
+            progress=bars,
         )
-        notices = picture(current, volume, proba, args, bars, soft)
-        _report.write(folder / "report.md", _sections(current, args, volume, marks, forest, (soft, proba), notices))
-    say(f"{out / 'picture.png'}\n{out / 'report.md'}")
+        labels = [*result.pseudo_labels, *[None] * len(inputs.others)]
+        notices = list(result.notes)
+        folders = names if several else [""]
+        for volume, proba, soft, folder in zip(volumes, result.segmentations, labels, folders, strict=True):
+            notices += picture(current, volume, proba, args, bars, soft, name=folder)
+        _report.write(current.folder / "report.md", _sections(current, inputs, folders, volumes, result, notices))
+    say("\n".join(str(out / name / "picture.png") for name in folders) + f"\n{out / 'report.md'}")
 
 
 def _sections(
     current: Job,
-    args: argparse.Namespace,
-    volume: Volume,
-    marks: Volume,
-    forest: PixelClassifier,
-    results: tuple[SoftSegmentation, SoftSegmentation],
-    notices: list[str],
+    inputs: Inputs,
+    folders: Sequence[str],
+    volumes: Sequence[Volume],
+    result: SemiSupervisedResult,
+    notices: Sequence[str],
 ) -> list[str]:
-    import numpy as np
-
-    from ..models import load_model
-    from ..transfer import TransferFunction
-
-    facts = load_model(current.folder / NET)[1]
-    transfer = TransferFunction.load(current.folder / "transfer.json")
-    drawn = np.bincount(marks.numpy().ravel().astype(np.int64), minlength=len(forest.classes) + 1)[1:]
-    shares = [_report.class_shares(result) for result in results]
-    rows = [
-        [name, f"{drawn[i]:,}", f"{shares[0][i]:.2%}", f"{shares[1][i]:.2%}", f"{transfer.ramps[i].left:.2f}"]
-        for i, name in enumerate(forest.classes)
-    ]
-    size = " x ".join(f"{value:.4g}" for value in volume.voxel_size_A)
-    scores = [("not met there" if math.isnan(value) else f"{value:.3f}") for value in facts.metrics["f1"]]
-    validation = ", ".join(f"{name} {score}" for name, score in zip(facts.classes, scores, strict=True))
-    return [
-        f"# {Path(args.tomogram).name}",
-        f"{' x '.join(map(str, volume.shape))} voxels (z, y, x) of {size} A ({volume.voxel_size_status}).",
-        *picture_links(current.folder),
-        "## Classes",
-        _report.table(["class", "voxels drawn", "share: forest", "share: network", "ramp from"], rows),
+    """The report; folders: of the tomograms in OUT, "" where there is one alone."""
+    classes, several = result.segmentations[0].classes, len(volumes) > 1
+    shares = [_report.class_shares(one) for one in result.segmentations]
+    scores = [("not met there" if math.isnan(value) else f"{value:.3f}") for value in result.rounds[-1].held_back_f1]
+    forests = "the forest's labels" if len(result.forests) == 1 else "the forests' labels"
+    against = forests if len(result.rounds) == 1 else "the last round's labels"
+    network = [
         "Shares are of voxels in which the class is the most probable one. Ramps start where Algorithm 1 of the "
         "paper says.",
-        f"Network against the forest's labels on held-back voxels, F1: {validation}.",
-        "## Slices",
-        *(f"![{name}]({name})" for name in render.slice_names(current.folder)),
+        f"Network against {against} on held-back voxels, F1: "
+        + ", ".join(f"{name} {score}" for name, score in zip(classes, scores, strict=True))
+        + ".",
+    ]
+    if len(result.rounds) > 1:
+        network += [
+            "## Rounds",
+            _report.rounds_table(classes, result.rounds),
+            "None of these is the truth: the forests were trained on the strokes, and some of the held-back labels are "
+            "the network's own from the second round on. Falling scores against the first two tell that it strays.",
+        ]
+    if several:
+        rows = [
+            [
+                name,
+                f"{sum(result.drawn[k]):,}" if k < len(result.drawn) else "none",
+                *(f"{share:.2%}" for share in shares[k]),
+            ]
+            for k, name in enumerate(folders)
+        ]
+        head = ["tomogram", "voxels drawn", *(f"share: {name}" for name in classes)]
+        sections = [f"# {len(volumes)} tomograms", _report.table(head, rows), *network]
+    else:
+        sections = [f"# {Path(inputs.tomograms[0]).name}"]
+    for k, (folder, path) in enumerate(zip(folders, inputs.tomograms, strict=True)):
+        size = " x ".join(f"{value:.4g}" for value in volumes[k].voxel_size_A)
+        sections += [
+            *([f"## {folder}", path] if several else []),
+            f"{' x '.join(map(str, volumes[k].shape))} voxels (z, y, x) of {size} A ({volumes[k].voxel_size_status}).",
+            *picture_links(current.folder, folder),
+            *([] if several else ["## Classes"]),
+            _class_table(current.folder / folder, k, result, shares[k]),
+            *([] if several else [*network, "## Slices"]),
+            *(f"![{name}]({Path(folder, name)})" for name in render.slice_names(current.folder / folder)),
+        ]
+    return [
+        *sections,
         "## Time",
         _report.timing(current.seconds()),
         *(["## Notices", *(f"- {notice}" for notice in notices)] if notices else []),
     ]
+
+
+def _class_table(folder: Path, k: int, result: SemiSupervisedResult, shares: Sequence[float]) -> str:
+    """A row a class of one tomogram; of one without strokes there are no columns of strokes and forest."""
+    from ..transfer import TransferFunction
+
+    ramps = TransferFunction.load(folder / "transfer.json").ramps
+    names = result.segmentations[k].classes
+    if k >= len(result.forests):
+        rows = [[name, f"{shares[i]:.2%}", f"{ramps[i].left:.2f}"] for i, name in enumerate(names)]
+        return _report.table(["class", "share: network", "ramp from"], rows)
+    forest = _report.class_shares(result.pseudo_labels[k])
+    rows = [
+        [name, f"{result.drawn[k][i]:,}", f"{forest[i]:.2%}", f"{shares[i]:.2%}", f"{ramps[i].left:.2f}"]
+        for i, name in enumerate(names)
+    ]
+    return _report.table(["class", "voxels drawn", "share: forest", "share: network", "ramp from"], rows)

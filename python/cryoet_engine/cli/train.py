@@ -1,19 +1,26 @@
 # SPDX-License-Identifier: MIT
 """Train a 3D network on tomograms and their labels.
 
-Labels are soft pseudo labels (OME-Zarr from `cryoet pseudolabel`) or a label volume (0 unlabelled, 1..K classes).
+Labels are soft pseudo labels (OME-Zarr from `cryoet pseudolabel`) or a label volume (0 unlabelled, 1..K classes; with
+--labels-from-zero 0..K-1 classes).
 With one pair a part of the volume is held back for validation; the best weights by validation are kept. An
-interrupted training leaves OUT.partial, which the same command resumes.
+interrupted training leaves OUT.partial, which the same command resumes. OUT has the network, curve.jsonl and
+curves.png, and in OUT/last the network after its last step. `tail -f OUT.partial/curve.jsonl` shows how it goes.
 
   cryoet train --pair TOMO soft.zarr --model unet3d -o net/
+  cryoet train --pair TOMO four.zarr --from net/ -o net4/         # from two classes to four: the last layer is new
+
+Several GPUs or machines: torchrun --nproc-per-node 4 -m cryoet_engine.cli train ... (--batch is then each one's).
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from .._checks import InputError, file_error, input_error
 from ._console import Bars, class_names, open_tomogram, positive, say
@@ -21,6 +28,7 @@ from ._console import Bars, class_names, open_tomogram, positive, say
 if TYPE_CHECKING:
     from ..models import Network
     from ..training import TrainingSettings
+    from ..volume import SoftSegmentation, Volume
 
 #: Some six minutes for the small network on two cores.
 STEPS = 1500
@@ -41,8 +49,40 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         "--steps", type=positive, metavar="N", help="optimiser steps (default %(default)s)", default=STEPS
     )
     parser.add_argument("--patch", type=positive, metavar="N", help="edge of the training patches in voxels")
+    parser.add_argument(
+        "--sampling",
+        choices=("random", "chunks"),
+        help="where patches are cut: anywhere (default), or one an epoch in each of the overlapping chunks of a volume",
+    )
+    parser.add_argument("--chunk", type=positive, metavar="N", help="edge of the chunks in y and x (default 512)")
     parser.add_argument("--batch", type=positive, metavar="N", help="patches a step")
-    parser.add_argument("--learning-rate", type=float, metavar="X", help="peak of the one-cycle schedule")
+    parser.add_argument(
+        "--accumulate", type=positive, metavar="N", help="batches whose gradients make one step (default 1)"
+    )
+    parser.add_argument("--learning-rate", type=float, metavar="X", help="peak of the schedule")
+    parser.add_argument(
+        "--schedule", choices=("one_cycle", "cosine", "constant"), help="of the learning rate (default one_cycle)"
+    )
+    parser.add_argument(
+        "--patches-per-epoch", type=positive, metavar="N", help="validation follows each epoch (default 200)"
+    )
+    parser.add_argument(
+        "--validation-share", type=float, metavar="X", help="of each tomogram, held back at one side (default 0.15)"
+    )
+    parser.add_argument(
+        "--patience", type=positive, metavar="N", help="stop after N epochs that were no better (default: never)"
+    )
+    parser.add_argument(
+        "--normalisation", choices=("minmax", "percentile", "zscore"), help="of whole tomograms (default zscore)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="of convolutions; auto (default): bfloat16 on cards that have it, else float32",
+    )
+    parser.add_argument(
+        "--loader-threads", type=int, metavar="N", help="threads that read patches meanwhile (default 1; full: 4)"
+    )
     parser.add_argument(
         "--loss",
         type=loss_name,
@@ -67,6 +107,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes", type=class_names, metavar="A,B,...", help="names of the classes where LABELS is a label volume"
     )
+    parser.add_argument(
+        "--labels-from-zero",
+        action="store_true",
+        help="label volumes count classes from 0, as the simulator's truth and other tools' masks do: nothing is "
+        "unlabelled",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an older network in DIR")
     parser.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the trained network")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all that is random (default 0)")
@@ -77,6 +123,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the network's outputs; none: what the loss implies (softmax with cross_entropy), else none",
     )
     add_network_arguments(parser)
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="NET",
+        help="begin with the weights of a trained network, or of a PyTorch or safetensors file (then say --model)",
+    )
+    parser.add_argument(
+        "--tensorboard",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="DIR",
+        help="write TensorBoard events, by default to OUT/tensorboard",
+    )
+    parser.set_defaults(model=None)  # --from knows
 
 
 def loss_name(text: str) -> str:
@@ -94,10 +155,14 @@ def settings_of(args: argparse.Namespace) -> tuple[TrainingSettings, int]:
     """The training settings, and the number of steps, that the arguments ask for."""
     from ..training import TrainingSettings
 
-    names = ("patch", "batch", "learning_rate", "loss", "targets")
+    names = (
+        *("patch", "batch", "accumulate", "learning_rate", "schedule", "patience", "loss", "targets"),
+        *("patches_per_epoch", "validation_share"),
+        *("normalisation", "precision", "loader_threads", "sampling", "chunk"),
+    )
     given: dict[str, Any] = {name: value for name in names if (value := getattr(args, name)) is not None}
     # The defaults of TrainingSettings are for minutes on a CPU; the full network is trained as in paper 1.
-    paper = {"patch": 128, "batch": 4, "learning_rate": 1e-3} if preset_of(args) == "full" else {}
+    paper = {"patch": 128, "batch": 4, "learning_rate": 1e-3, "loader_threads": 4} if preset_of(args) == "full" else {}
     return TrainingSettings(device=args.device, seed=args.seed, **(paper | given)), args.steps
 
 
@@ -112,13 +177,10 @@ def preset_of(args: argparse.Namespace) -> str:
 
 def network_of(args: argparse.Namespace, n_classes: int) -> Network:
     """The network that the arguments ask for, with first weights from the seed."""
-    import torch
-
     from ..models import create_model
 
-    torch.manual_seed(args.seed)
     return create_model(
-        args.model,
+        args.model or "unet3d",
         preset=preset_of(args),
         in_channels=1,
         out_channels=n_classes,
@@ -127,7 +189,30 @@ def network_of(args: argparse.Namespace, n_classes: int) -> Network:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Tomograms and labels in, a trained network out."""
+    """Tomograms and labels in, a trained network out: by one process, or by all that torchrun started."""
+    from ..training.distributed import first_to_fail, join
+
+    with join(args.device) as processes:
+        try:
+            _train(args, first=processes.rank == 0)
+        except BaseException:
+            if not first_to_fail():
+                _leave(1)
+            raise
+    if processes.size > 1:
+        _leave(0)
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process without the interpreter's own end: DistributedDataParallel never lets go of gloo's threads, and
+    on these it aborts now and then (seen in 2 of 60 trainings), long after the network is written.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _train(args: argparse.Namespace, *, first: bool) -> None:
     from .. import io
     from ..training import train
     from ..volume import SoftSegmentation
@@ -135,10 +220,10 @@ def run(args: argparse.Namespace) -> None:
     out = Path(args.output)
     if out.is_dir() and any(out.iterdir()) and not args.overwrite:
         raise file_error(out, "output", expected="a new folder", got="one with files", fix="add --overwrite")
-    pairs = [(open_tomogram(args, tomogram), io.read(labels)) for tomogram, labels in args.pair]
-    first = pairs[0][1]
-    if isinstance(first, SoftSegmentation):
-        n_classes = len(first.classes)
+    pairs = [(open_tomogram(args, tomogram), _labels(args, labels, first=first)) for tomogram, labels in args.pair]
+    labels = pairs[0][1]
+    if isinstance(labels, SoftSegmentation):
+        classes = labels.classes
     elif args.classes is None:
         raise input_error(
             "--classes",
@@ -148,12 +233,53 @@ def run(args: argparse.Namespace) -> None:
             fix="give --classes",
         )
     else:
-        names = args.classes
-        n_classes = len(names)
-        pairs = [(volume, io.as_soft(labels, names)) for volume, labels in pairs]
+        classes = args.classes
+        pairs = [(volume, io.as_soft(marks, classes)) for volume, marks in pairs]
+    model = _begin(args, classes)
     settings, steps = settings_of(args)
-    model = network_of(args, n_classes)
+    names = [Path(tomogram).name for tomogram, _ in args.pair]
     with Bars() as bars:
-        result = train(model, pairs, steps=steps, settings=settings, out=out, progress=bars)
-    score = "no held-back labels to judge it by" if math.isnan(result.best_f1) else f"held-back F1 {result.best_f1:.3f}"
-    say(f"{out}: {args.model}, {score}")
+        result = train(
+            model, pairs, steps=steps, settings=settings, out=out, names=names, tensorboard=args.tensorboard,
+            progress=bars,
+        )  # fmt: skip
+    if first:
+        for note in result.notes:
+            say(f"note: {note}")
+        judged = not math.isnan(result.best_f1)
+        score = f"held-back F1 {result.best_f1:.3f}" if judged else "no held-back labels to judge it by"
+        say(f"{out}: {model.config.name}, {score}")
+
+
+def _labels(args: argparse.Namespace, path: str, *, first: bool) -> Volume | SoftSegmentation:
+    from .. import io
+    from ..volume import SoftSegmentation
+
+    labels = io.read(path)
+    if args.labels_from_zero:
+        if isinstance(labels, SoftSegmentation):
+            fix = "leave --labels-from-zero out"
+            raise file_error(path, "labels", expected="a label volume", got="a soft segmentation", fix=fix)
+        return io.labels_from_zero(labels)
+    if first and any("0 background" in note for note in labels.notes):  # as the simulator writes into its truth
+        say(f"note: {path} calls 0 background by its notes, but 0 is unlabelled unless with --labels-from-zero")
+    return labels
+
+
+def _begin(args: argparse.Namespace, classes: tuple[str, ...]) -> Network:
+    """The network with its first weights. What --from decides and was not given is put into the arguments."""
+    from ..models import transfer
+
+    if args.source is None:
+        return network_of(args, len(classes))
+    if Path(args.source).is_dir():
+        preset = "" if args.preset == "auto" else args.preset
+    else:
+        preset = preset_of(args)
+    activation = None if args.activation == "none" else args.activation
+    model = transfer(
+        args.source, classes=classes, activation=activation, seed=args.seed, name=args.model or "", preset=preset
+    )
+    args.preset = model.config.preset
+    args.normalisation = args.normalisation or model.initialised_from.get("normalisation")
+    return model
