@@ -67,6 +67,7 @@ def main() -> int:
         print(harness.record("gpu_blending", inference.on_card(card("gpu")), args.results))
     except CryoETError as error:
         print(f"gpu: blending was not measured: {error}", file=sys.stderr)
+    print(harness.record("gpu_inference", inference.whole_tomogram("cuda"), args.results))
     rng = np.random.default_rng(0)
     volume = ce.Volume(rng.standard_normal((args.edge,) * 3, dtype=np.float32))
     labels = volume.with_data(rng.integers(1, 5, volume.shape, dtype=np.uint8))

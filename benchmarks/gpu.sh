@@ -20,4 +20,6 @@ status=0
 "$python" benchmarks/run.py --results "$out" || status=$?
 "$python" benchmarks/gpu.py --results "$out" || status=$?
 "$python" benchmarks/simulation.py --device cuda --paper-size --rounds 2 --results "$out" || status=$?
+"$python" benchmarks/training.py --device cuda --preset full --rounds 3 --results "$out" || status=$?
+"$python" benchmarks/paper_tables.py --preset full --patch 128 --batch 4 --learning-rate 1e-3 --steps 150 --results "$out" || status=$?
 exit $status

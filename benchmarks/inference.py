@@ -8,10 +8,12 @@ own. run.py has the times, gpu.py the kernels on a card.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
@@ -22,12 +24,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import cryoet_engine as ce
 import harness
 from cryoet_engine.blending import SlabBlender
 from cryoet_engine.cuda.device import CardArray, Device
 from cryoet_engine.models import ModelConfig, Normalisation, SegmentationModel, register
+from cryoet_engine.models.device import autocast
 from cryoet_engine.tiling import tile_ramp, tile_shares, tile_starts
 from gpu_pixel_classification import row, seconds
 from harness import Contest
@@ -74,8 +78,10 @@ def ours(
     return ce.segment(model, volume, blend="plain", dtype=dtype, device="cpu", **how).data
 
 
-def theirs(model: SegmentationModel, volume: ce.Volume, tile: int, overlap: int) -> np.ndarray:
-    """MONAI's sliding window with the paper's ramps as its map of weights. float32, as it gives no other."""
+def theirs(model: SegmentationModel, volume: ce.Volume, tile: int, overlap: int, batch: int = 1) -> np.ndarray:
+    """MONAI's sliding window with the paper's ramps as its map of weights. float32, as it gives no other; on a card
+    tiles go there, and the volume and its result stay in the host's memory.
+    """
     from monai.inferers import sliding_window_inference
 
     # A tile with neighbours on both sides. At the volume's border, where ours has no ramp, MONAI's map of counts
@@ -83,14 +89,17 @@ def theirs(model: SegmentationModel, volume: ce.Volume, tile: int, overlap: int)
     ramp = tile_ramp(10 * tile, [tile], tile, overlap, 0)
     weights = torch.from_numpy(ramp[:, None, None] * ramp[:, None] * ramp)
     voxels = Normalisation.measure(volume, "zscore")(volume.numpy())
-    with torch.inference_mode():
+    there = next(model.parameters()).device
+    with torch.inference_mode(), autocast(there, there.type == "cuda"):
         found = sliding_window_inference(
             torch.from_numpy(voxels)[None, None],
             (tile,) * 3,
-            1,
+            batch,
             lambda x: model.probabilities(x.contiguous(memory_format=torch.channels_last_3d)),
             overlap=overlap / tile,
             roi_weight_map=weights[None, None],
+            sw_device=there,
+            device=torch.device("cpu"),
         )
     return found[0].numpy()
 
@@ -195,6 +204,60 @@ def on_card(
         times = seconds(lambda: finish(blender), rounds)
         what = f"finish and download, {text}"
         return [*rows, row(what, times, voxels, moved=12.0 * CLASSES, operations=3.0 * CLASSES, error=error)]
+
+
+def whole_tomogram(
+    device: str, preset: str = "full", shape: Shape = (500, 1440, 1024), tile: int = 128, overlap: int = 32
+) -> list[dict[str, Any]]:
+    """`unet3d` over a tomogram of paper 1's size, uint8: ours, the network alone, MONAI where it is installed, and the
+    floor: the network's operations at the rate of a large matrix product.
+    """
+    there = torch.device(device)
+    model = network("unet3d small") if preset == "small" else ce.create_model("unet3d", out_channels=CLASSES)
+    model = model.eval().to(there).to(memory_format=torch.channels_last_3d)
+    starts = [tile_starts(n, min(tile, n), min(overlap, n - 1)) for n in shape]
+    n_tiles = math.prod(len(one) for one in starts)
+    x = torch.randn((1, 1, *(min(tile, n) for n in shape)), device=there)
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+
+    def one_tile() -> None:
+        with torch.inference_mode(), autocast(there, there.type == "cuda"):
+            model.probabilities(x)
+
+    def wait() -> None:
+        if there.type == "cuda":
+            torch.cuda.synchronize()
+
+    def timed(call: Callable[[], Any]) -> float:
+        wait()
+        start = time.perf_counter()
+        call()
+        wait()
+        return time.perf_counter() - start
+
+    with FlopCounterMode(display=False) as counter:
+        one_tile()
+    operations = counter.get_total_flops() * n_tiles
+    edge, number = (8192, torch.bfloat16) if there.type == "cuda" else (1024, torch.float32)
+    a = torch.randn((edge, edge), device=there, dtype=number)
+    rate = 2 * edge**3 / min(timed(lambda: a @ a) for _ in range(5))
+    volume = tomogram(shape)
+    how: dict[str, Any] = {"tile": tile, "overlap": overlap, "device": device, "dtype": "uint8"}
+    entries: dict[str, Callable[[], Any]] = {
+        OURS: lambda: ce.segment(model, volume, **how),
+        ALONE: lambda: [one_tile() for _ in range(n_tiles)],
+    }
+    if importlib.util.find_spec("monai"):
+        entries[MONAI] = lambda: theirs(model, volume, min(tile, *shape), overlap, 4)
+    rows = []
+    for entry, call in entries.items():
+        one_tile()
+        took = min(timed(call) for _ in range(2))
+        rows.append({"what": f"unet3d {preset}, {' x '.join(map(str, shape))}, {entry}", "seconds": took,
+                     "floor_s": operations / rate, "times_the_floor": took * rate / operations,
+                     "operations": operations, "measured_rate": rate, "tiles": n_tiles})  # fmt: skip
+        print(f"{rows[-1]['what']:<64}{took:>9.2f} s, {rows[-1]['times_the_floor']:.2f} x the floor", flush=True)
+    return rows
 
 
 def main() -> int:

@@ -93,7 +93,8 @@ def distance(shape: tuple[int, int, int]) -> np.ndarray:
     return np.minimum(axes[0][:, None], axes[1])
 
 
-def draw(volume: ce.Volume, found: dict[str, dict[str, np.ndarray]], path: Path) -> None:
+def draw(volume: ce.Volume, classes: np.ndarray, found: dict[str, dict[str, np.ndarray]], path: Path) -> None:
+    """classes: most probable ones of the last network on the whole volume, (z, y, x)."""
     plt.rcParams |= {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
     figure = plt.figure(figsize=(10, 6.2), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=(1, 1.05))
@@ -116,7 +117,8 @@ def draw(volume: ce.Volume, found: dict[str, dict[str, np.ndarray]], path: Path)
     z = volume.shape[0] // 2
     panels = below.subplots(1, 4)
     panels[0].imshow(volume.data[z], cmap="gray", interpolation="nearest")
-    panels[0].set_title("tomogram, middle slice", fontsize=9)
+    panels[0].contour(classes[z] > 0, levels=[0.5], colors="#f59e0b", linewidths=0.7)
+    panels[0].set_title("middle slice, what is not background", fontsize=9)
     top = float(max(error[z].max() for error in by_blend.values()))
     for axes, (blend, error) in zip(panels[1:], by_blend.items(), strict=True):
         image = axes.imshow(error[z], cmap="magma", vmin=0, vmax=top, interpolation="nearest")
@@ -139,11 +141,12 @@ def main() -> int:
     volume, truth = virions()
     found = {}
     for name, model in networks(volume, truth, args.net, args.steps).items():
-        found[name] = errors(model, volume, whole(model, volume))
+        untiled = whole(model, volume)
+        found[name] = errors(model, volume, untiled)
         for blend, error in found[name].items():
             share = float((error > 0.1).mean())
             print(f"{name:<36}{blend:<10} largest {error.max():.1e}, mean {error.mean():.1e}, over 0.1 in {share:.2%}")
-    draw(volume, found, args.output)
+    draw(volume, untiled.argmax(axis=0), found, args.output)
     return 0
 
 

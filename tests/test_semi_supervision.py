@@ -270,7 +270,7 @@ def test_rounds_without_a_tomogram_to_learn_from_are_told() -> None:
 def test_targets_are_soft_for_two_classes_and_hard_for_more() -> None:
     assert [default_targets(n) for n in (2, 3, 4)] == ["soft", "hard", "hard"]
     losses = [default_loss(n, targets)[0] for n, targets in ((2, "soft"), (2, "hard"), (4, "hard"), (4, "soft"))]
-    assert losses == ["mse", "cross_entropy", "cross_entropy", "cross_entropy"]
+    assert losses == ["mse", *[TrainingSettings().loss] * 3]
 
 
 @pytest.mark.parametrize("words", [{"rounds": 0}, {"rounds": 1.5}, {"confident_share": 0.0}, {"confident_share": 2}])

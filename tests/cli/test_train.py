@@ -95,3 +95,20 @@ def test_refuses(words: tuple, what: str, two: Path, four: tuple, cryoet: Callab
     assert len(outcome.errors) == 1
     assert what in outcome.errors[0]
     assert not list(tmp_path.glob("net*"))
+
+
+def test_seed_and_augmentation_reach_the_training(four: tuple, cryoet: Callable, tmp_path: Path) -> None:
+    words = (*four, *SIZE, "--steps", 1, "--augment", "flips=0", "--augment", "missing_wedge=0.5")
+    weights = []
+    for seed in (1, 2):
+        out = tmp_path / str(seed)
+        outcome = cryoet("train", *words, "--learning-rate", 1e-12, "--seed", seed, "-o", out)
+        assert outcome.status == 0, outcome.err
+        model, info = load_model(out)
+        assert info.settings["augmentation"] | {"flips": False, "missing_wedge": 0.5} == info.settings["augmentation"]
+        weights.append(next(model.parameters()))
+    assert not torch.allclose(*weights, atol=1e-3)
+    for wrong, what in (("zoom=3", "zoom: expected a number from 0 to 1"), ("zom=1", "NAME=X with one of flips, turns")):
+        outcome = cryoet("train", *four, "--augment", wrong, "-o", tmp_path / "net")
+        assert outcome.status == 2
+        assert what in outcome.err

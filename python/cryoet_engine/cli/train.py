@@ -16,6 +16,7 @@ Several GPUs or machines: torchrun --nproc-per-node 4 -m cryoet_engine.cli train
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import os
 import sys
@@ -59,6 +60,15 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accumulate", type=positive, metavar="N", help="batches whose gradients make one step (default 1)"
     )
+    parser.add_argument(
+        "--augment",
+        type=augmentation,
+        action="append",
+        default=[],
+        metavar="NAME=X",
+        help="strength of an augmentation, 0: none: flips, turns, rotation_deg, zoom, elastic, noise, blur, "
+        "missing_wedge, fourier_amplitude, contrast, brightness, gamma; may be given several times",
+    )
     parser.add_argument("--learning-rate", type=float, metavar="X", help="peak of the schedule")
     parser.add_argument(
         "--schedule", choices=("one_cycle", "cosine", "constant"), help="of the learning rate (default one_cycle)"
@@ -87,7 +97,8 @@ def add_network_arguments(parser: argparse.ArgumentParser) -> None:
         "--loss",
         type=loss_name,
         metavar="LOSS",
-        help="adaptive_wing, bce, cross_entropy (default), dice, mse, or a sum: 'cross_entropy + 0.5*dice'",
+        help="adaptive_wing, bce, cross_entropy, dice, mse, or a sum (default: cross_entropy + dice; in `run` with two "
+        "classes and soft targets mse)",
     )
     parser.add_argument("--targets", choices=("hard", "soft"), help="labels as classes or as probabilities")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
@@ -120,7 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--activation",
         choices=("none", "sigmoid", "softmax", "normalised_relu"),
         default="none",
-        help="of the network's outputs; none: what the loss implies (softmax with cross_entropy), else none",
+        help="of the network's outputs; none: what the loss implies (softmax with cross_entropy and dice), else none",
     )
     add_network_arguments(parser)
     parser.add_argument(
@@ -151,9 +162,27 @@ def loss_name(text: str) -> str:
     return text
 
 
+def augmentation(text: str) -> tuple[str, float | bool]:
+    """NAME=X of `Augmentation`."""
+    from ..training import Augmentation
+
+    defaults = dataclasses.asdict(Augmentation())
+    name, _, value = text.partition("=")
+    try:
+        number = float(value)
+        chosen = bool(number) if isinstance(defaults[name], bool) else number
+        Augmentation(**{name: chosen})  # type: ignore[arg-type]
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    except (KeyError, ValueError):
+        expected = f"NAME=X with one of {', '.join(defaults)}"
+        raise argparse.ArgumentTypeError(f"expected {expected}; got {text!r}") from None
+    return name, chosen
+
+
 def settings_of(args: argparse.Namespace) -> tuple[TrainingSettings, int]:
     """The training settings, and the number of steps, that the arguments ask for."""
-    from ..training import TrainingSettings
+    from ..training import Augmentation, TrainingSettings
 
     names = (
         *("patch", "batch", "accumulate", "learning_rate", "schedule", "patience", "loss", "targets"),
@@ -163,7 +192,8 @@ def settings_of(args: argparse.Namespace) -> tuple[TrainingSettings, int]:
     given: dict[str, Any] = {name: value for name in names if (value := getattr(args, name)) is not None}
     # The defaults of TrainingSettings are for minutes on a CPU; the full network is trained as in paper 1.
     paper = {"patch": 128, "batch": 4, "learning_rate": 1e-3, "loader_threads": 4} if preset_of(args) == "full" else {}
-    return TrainingSettings(device=args.device, seed=args.seed, **(paper | given)), args.steps
+    varied = Augmentation(**dict(args.augment))
+    return TrainingSettings(device=args.device, seed=args.seed, augmentation=varied, **(paper | given)), args.steps
 
 
 def preset_of(args: argparse.Namespace) -> str:
@@ -185,6 +215,7 @@ def network_of(args: argparse.Namespace, n_classes: int) -> Network:
         in_channels=1,
         out_channels=n_classes,
         activation=getattr(args, "activation", "none"),  # which `run` leaves to the loss
+        seed=args.seed,
     )
 
 

@@ -40,7 +40,7 @@ def place(model: nn.Module, device: torch.device) -> None:
 def number_type(precision: Precision, device: torch.device) -> torch.dtype:
     """The float type of a precision; "auto" is bfloat16 where the card can: it needs no scaling of the loss.
 
-    On a CPU "auto" is float32: it computes bfloat16 more slowly.
+    On a CPU "auto" is float32: without AMX it computes bfloat16 more slowly.
     """
     if precision == "auto":
         can = device.type == "cuda" and torch.cuda.is_bf16_supported()
