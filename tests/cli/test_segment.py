@@ -61,10 +61,10 @@ def test_maps_and_what_is_left_out(segment: Callable, tmp_path: Path) -> None:
 
 def test_dust_and_labels_agree(segment: Callable, tmp_path: Path) -> None:
     assert segment(out="raw.zarr").status == 0
-    outcome = segment("--min-diameter", 8, "--labels-out", tmp_path / "labels.zarr")
+    outcome = segment("--min-diameter", 40, "--labels-out", tmp_path / "labels.zarr")
     assert outcome.status == 0, outcome.err
     raw, clean = (io.read_segmentation(tmp_path / name) for name in ("raw.zarr", "proba.zarr"))
-    expected = remove_dust(raw, min_diameter_A=80).data
+    expected = remove_dust(raw, min_diameter_A=400).data  # the one ball, of 34 nm
     assert (expected != raw.data[:]).any()
     np.testing.assert_array_equal(clean.data[:], expected)
     np.testing.assert_array_equal(stored(tmp_path / "labels.zarr"), expected.argmax(0) + 1)

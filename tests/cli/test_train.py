@@ -108,7 +108,10 @@ def test_seed_and_augmentation_reach_the_training(four: tuple, cryoet: Callable,
         assert info.settings["augmentation"] | {"flips": False, "missing_wedge": 0.5} == info.settings["augmentation"]
         weights.append(next(model.parameters()))
     assert not torch.allclose(*weights, atol=1e-3)
-    for wrong, what in (("zoom=3", "zoom: expected a number from 0 to 1"), ("zom=1", "NAME=X with one of flips, turns")):
+    for wrong, what in (
+        ("zoom=3", "zoom: expected a number from 0 to 1"),
+        ("zom=1", "NAME=X with one of flips, turns"),
+    ):
         outcome = cryoet("train", *four, "--augment", wrong, "-o", tmp_path / "net")
         assert outcome.status == 2
         assert what in outcome.err
