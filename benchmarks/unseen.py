@@ -65,17 +65,23 @@ def forests(data: Path) -> dict[str, Any]:
 
 
 def table(forest: dict[str, Any], networks: list[dict[str, Any]]) -> str:
-    """F1 of each class and their mean: means and deviations over tomograms (and forests)."""
-    classes = forest["classes"]
-    rows = {f"forest, {name}": carried_forest.f1(counts) for name, counts in forest["counts"].items()}
-    lines = [f"| F1 against truth | {' | '.join(classes)} | class mean |", "|---" * (len(classes) + 2) + "|"]
+    """F1 of each class, and means over classes and over voxels: means and deviations over tomograms (and forests)."""
+    rows = {}
+    for name, matrices in forest["counts"].items():
+        voxels = np.array(matrices).sum(axis=2)  # of each class in the truth
+        values = carried_forest.f1(matrices)
+        weighted = (values[:, :-1] * voxels).sum(axis=1) / voxels.sum(axis=1)
+        rows[f"forest, {name}"] = np.column_stack([values, weighted])
+    for one in networks:
+        f1 = [each["f1"] for each in one["each"]]
+        rows[f"{one['name']}, unseen tomograms"] = np.array(
+            [[*e["classes"], e["class_mean"], e["weighted_mean"]] for e in f1]
+        )
+    head = ["F1 against truth", *forest["classes"], "class mean", "weighted by voxels"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, values in rows.items():
         cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(values.mean(axis=0), values.std(axis=0), strict=True)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    for one in networks:
-        values = np.array([[*e["f1"]["classes"], e["f1"]["class_mean"]] for e in one["each"]])
-        cells = [f"{m:.3f} ± {s:.3f}" for m, s in zip(values.mean(axis=0), values.std(axis=0), strict=True)]
-        lines.append(f"| {one['name']}, unseen tomograms | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -83,7 +89,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder of tomograms and networks, kept; by default a temporary one")
     parser.add_argument("--preset", choices=("small", "full"), default="small")
-    parser.add_argument("--steps", type=int, default=3000, help="of each of the two trainings")
+    parser.add_argument("--steps", type=int, default=2000, help="of each of the two trainings")
     parser.add_argument("--patch", type=int, default=48)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--learning-rate", type=float, default=5e-3)
