@@ -58,13 +58,14 @@ class Hooks:
 
     stage: see `Stage`; names are "forest", "pseudo labels", "training" and "segmentation", with ", round 2" and
         ": NAME of the tomogram" behind them where there are several.
-    segmenter: (folder of the network, tomogram, path) -> the segmentation it wrote to that path; by default
-        `inference.segment`. Only where results go to a folder.
+    segmenter: (folder of the network, tomogram, path, whether this is the last round) -> the segmentation it wrote to
+        that path; by default `inference.segment`. Only where results go to a folder. What it changes beside the
+        network's result (slices left out, dust) belongs to the last round: further ones would learn it as truth.
     tell: takes what a person should know before hours of work, a sentence at a time.
     """
 
     stage: Stage = at_once
-    segmenter: Callable[[Path, Volume, Path], SoftSegmentation] | None = None
+    segmenter: Callable[[Path, Volume, Path, bool], SoftSegmentation] | None = None
     tell: Callable[[str], None] = lambda note: None
 
 
@@ -419,7 +420,7 @@ class _Route:
 
         def work() -> SoftSegmentation:
             if self.hooks.segmenter is not None and path is not None and folder is not None:
-                return self.hooks.segmenter(folder, volume, path)
+                return self.hooks.segmenter(folder, volume, path, number == settings.rounds)
             return self._kept(path, volume, predict)
 
         return self._stage("segmentation", k, number, work, lambda: io.read_segmentation(cast(Path, path)))

@@ -103,6 +103,19 @@ def check_settings(args: argparse.Namespace, classes: tuple[str, ...]) -> None:
         raise input_error("--hide-dust", "diameter", expected="a number above 0, in nm", got=args.hide_dust)
 
 
+def check_tiles(args: argparse.Namespace, paths: Sequence[str], volumes: Sequence[Volume]) -> None:
+    """Find what the last stage but one could not do with these tomograms, before hours of work."""
+    for path, volume in zip(paths, volumes, strict=True):
+        if sum(args.leave_out_slices) >= volume.shape[0]:
+            expected = f"under {volume.shape[0]} slices together, as many as {path} has"
+            got = ",".join(map(str, args.leave_out_slices))
+            raise input_error("--leave-out-slices", "numbers", expected=expected, got=got)
+        if args.rescale and volume.voxel_size_status == "unknown":
+            fix = "say it (--voxel-size), or leave --rescale out"
+            expected = "tomograms whose voxel sizes are known"
+            raise input_error("--rescale", "voxel size", expected=expected, got=f"an unknown one in {path}", fix=fix)
+
+
 def settings_from(args: argparse.Namespace, inputs: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """What a resumed run must have in common with the interrupted one."""
     # The picture comes last: other wishes for it do not make what was computed before worthless.
@@ -243,8 +256,11 @@ def run(args: argparse.Namespace) -> None:
         **share,
     )
     volumes = [open_tomogram(args, path) for path in inputs.tomograms]
+    check_tiles(args, inputs.tomograms, volumes)
     strokes = [io.read_volume(path) for _, path in inputs.pairs]
     names, several = names_of(inputs.tomograms), len(volumes) > 1
+    # A further round would learn as truth what these two make background.
+    learned = argparse.Namespace(**vars(args) | {"leave_out_slices": (0, 0), "min_diameter": None})
     with job(out, settings, restart=args.overwrite) as current, Bars() as bars:
         current.announces = several
         result = semi_supervised(
@@ -257,13 +273,17 @@ def run(args: argparse.Namespace) -> None:
             out=current.folder,
             hooks=Hooks(
                 stage=current.stage,
-                segmenter=lambda net, volume, path: segment.predict(net, volume, path, args, progress=bars),
+                segmenter=lambda net, volume, path, last: segment.predict(
+                    net, volume, path, args if last else learned, progress=bars
+                ),
                 tell=lambda note: say(f"note: {note}"),
             ),
             progress=bars,
         )
         labels = [*result.pseudo_labels, *[None] * len(inputs.others)]
         notices = list(result.notes)
+        if args.rounds > 1 and (any(args.leave_out_slices) or args.min_diameter is not None):
+            notices.append("slices left out and a smallest diameter are of the last round alone, and of its scores")
         folders = names if several else [""]
         for volume, proba, soft, folder in zip(volumes, result.segmentations, labels, folders, strict=True):
             notices += picture(current, volume, proba, args, bars, soft, name=folder)

@@ -93,7 +93,7 @@ def partial_path(path: str | os.PathLike[str], *, replaces: tuple[str, ...] = ZA
     except FileExistsError as error:  # another run was faster
         raise _in_use(path) from error
     except OSError as error:
-        _remove_empty(made)
+        remove_empty(made)
         raise file_error(
             path, "cannot be written", expected="a folder that may be written to", got=reason(error)
         ) from error
@@ -103,7 +103,7 @@ def partial_path(path: str | os.PathLike[str], *, replaces: tuple[str, ...] = ZA
             _move_into_place(holder / path.name, path, replaces)
     except BaseException as error:
         _remove_for_good(holder)
-        _remove_empty(made)
+        remove_empty(made)
         trouble = _disk_trouble(error)
         if trouble and not isinstance(error, FileFormatError):
             raise file_error(
@@ -166,7 +166,7 @@ def resumable_path(
     except FileFormatError:
         raise
     except OSError as error:
-        _remove_empty(made)
+        remove_empty(made)
         place = "a folder that may be written to"
         raise file_error(path, "cannot be written", expected=place, got=reason(error)) from error
     with claimed(holder):
@@ -180,7 +180,7 @@ def resumable_path(
         except BaseException as error:
             if not work.done:
                 _remove_for_good(holder)
-                _remove_empty(made)
+                remove_empty(made)
             if (trouble := _disk_trouble(error)) and not isinstance(error, FileFormatError):
                 fix = "free some space: the same command goes on from what is stored" if work.done else ""
                 raise file_error(path, "writing failed", expected="room on the disk", got=trouble, fix=fix) from error
@@ -301,7 +301,8 @@ def _empty(folder: Path) -> None:
             entry.unlink()
 
 
-def _remove_empty(folders: list[Path]) -> None:
+def remove_empty(folders: list[Path]) -> None:
+    """Remove those of these folders that are there and empty, in this order."""
     for folder in folders:
         with contextlib.suppress(OSError):
             folder.rmdir()

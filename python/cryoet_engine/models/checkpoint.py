@@ -31,6 +31,8 @@ from .registry import create_model, model_names
 
 #: 1: without the digest of the facts, `data_fingerprint` and `initialised_from`; it is read as well.
 FORMAT_VERSION = 2
+#: Types of weights that are read, though the network may have another.
+_NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64)
 WEIGHTS, FACTS, CURVE = "model.safetensors", "model.json", "curve.jsonl"
 
 
@@ -147,7 +149,7 @@ def load_weights(model: Network, tensors: Mapping[str, Tensor], *, where: object
 
 
 def check_weights(model: Network, tensors: Mapping[str, Tensor], *, where: object) -> None:
-    """FileFormatError if a tensor is missing, too many, of another shape than in the network, or not finite."""
+    """FileFormatError if a tensor is missing, too many, of another shape than in the network, or not of finite numbers."""
     wanted = model.state_dict()
     wrong = [f"no {name}" for name in wanted if name not in tensors]
     wrong += [f"an unknown {name}" for name in tensors if name not in wanted]
@@ -165,6 +167,10 @@ def check_weights(model: Network, tensors: Mapping[str, Tensor], *, where: objec
             got=", ".join(wrong[:3]) + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""),
         )
     for name, tensor in tensors.items():
+        if tensor.dtype not in _NUMBERS or tensor.layout != torch.strided:
+            kinds = ", ".join(str(kind).removeprefix("torch.") for kind in _NUMBERS)
+            got = f"{str(tensor.dtype).removeprefix('torch.')}, {tensor.layout}, in {name}"
+            raise file_error(where, "weights", expected=f"dense tensors of {kinds}", got=got)
         if not bool(tensor.isfinite().all()):
             raise file_error(where, "weights", expected="finite numbers", got=f"NaN or infinite ones in {name}")
 
@@ -178,7 +184,7 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         raise file_error(
             folder, "network", expected=f"a folder with {FACTS} and {WEIGHTS}", got=f"no {FACTS}"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last: brackets within brackets
         raise file_error(folder / FACTS, "contents", expected="readable JSON", got=error) from error
     if not isinstance(facts, dict) or not isinstance(version := facts.get("format_version"), int):
         raise file_error(folder / FACTS, "contents", expected="the facts of a network", got="something else")

@@ -122,13 +122,20 @@ def _where(on: BoolArray, x: Tensor, change: Callable[[Tensor, Tensor], Tensor])
     """
     if not on.any():
         return x
-    chosen = torch.from_numpy(np.flatnonzero(on)).to(x.device)
+    chosen = _sent(np.flatnonzero(on), x.device)
     return x.index_copy_(0, chosen, change(x.index_select(0, chosen), chosen))
 
 
 def _each(values: npt.NDArray[Any], x: Tensor) -> Tensor:
     """Numbers (n,) to multiply patches (n, 1, z, y, x) by."""
-    return torch.from_numpy(values.astype(np.float32)).to(x.device).view(-1, 1, 1, 1, 1)
+    return _sent(values.astype(np.float32), x.device).view(-1, 1, 1, 1, 1)
+
+
+def _sent(values: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """A small array on a device. Not blocking: else each of them, some twenty a step, would wait for all that the card
+    has to do. The driver takes a copy before it returns, so that the array may go.
+    """
+    return torch.from_numpy(values).to(device, non_blocking=True)
 
 
 def _spread(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,7 +187,7 @@ def _gain(knots: FloatArray, radius: Tensor) -> Tensor:
     """A smooth gain (n, 1, z, y, x) of amplitudes by their radius in Fourier space, from control points of its log."""
     step = _CORNER / (_GAIN_STEPS - 1)
     table = np.exp(knots @ _splines(np.arange(_GAIN_STEPS) * step / _GAIN_SPACING, _GAIN_KNOTS).T)
-    gain = torch.from_numpy(table.astype(np.float32)).to(radius.device)[:, (radius / step).round().long()]
+    gain = _sent(table.astype(np.float32), radius.device)[:, (radius / step).round().long()]
     gain[:, 0, 0, 0] = 1  # the mean stays: brightness is another option
     return gain[:, None]
 
@@ -233,12 +240,12 @@ def _positions(x: Tensor, angle: FloatArray, scale: FloatArray, knots: FloatArra
     cos, sin = _each(np.cos(angle) / scale, x)[:, 0], _each(np.sin(angle) / scale, x)[:, 0]
     source = torch.stack([z * _each(1 / scale, x)[:, 0], cos * y - sin * x_, sin * y + cos * x_], 1)
     if knots is not None:
-        moved = torch.from_numpy(knots.astype(np.float32)).to(x.device)
+        moved = _sent(knots.astype(np.float32), x.device)
         for n, count in zip(shape, knots.shape[2:], strict=True):  # contracts z, then y, then x, in their places
             weights = _splines((np.arange(n) + 0.5) / _ELASTIC_SPACING, count).astype(np.float32)
-            moved = torch.tensordot(moved, torch.from_numpy(weights).to(x.device), ([2], [1]))
+            moved = torch.tensordot(moved, _sent(weights, x.device), ([2], [1]))
         source += moved
-    half = torch.tensor([n / 2 for n in shape], device=x.device).view(3, 1, 1, 1)
+    half = _sent(np.array(shape, np.float32) / 2, x.device).view(3, 1, 1, 1)
     return (source / half).flip(1).permute(0, 2, 3, 4, 1)
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -24,7 +24,8 @@ Labels: TypeAlias = SoftSegmentation | Volume
 UNLABELLED = -1
 _SAMPLES = 2048  # voxels of each class that are remembered to aim patches at
 _SAME_SIZE = 1.1  # largest ratio of voxel sizes that is not worth a note
-_SLAB = 32  # slices read at once in a pass over the labels
+# Read at once in a pass over the labels: whole chunks where memory allows (16 bytes a voxel meanwhile).
+_SLAB, _SLAB_VOXELS = 32, 1 << 24
 
 
 @dataclass(frozen=True)
@@ -198,30 +199,37 @@ class LabelledTomogram:
         """One pass over the labels: voxels of each class in every plane across each axis, (length, class), and a
         uniform random sample of each class's voxels, (n, 3).
         """
-        rng = np.random.default_rng(seed)
         shape, n = self.volume.shape, self.n_classes
+        # A stream for each class, so that its keys, and with them the sample, do not hang on the slabs.
+        streams = np.random.default_rng(seed).spawn(n)
         profiles = [np.zeros((length, n), np.int64) for length in shape]
         samples = [(np.zeros(0), np.zeros((0, 3), np.int64))] * n
-        for z in range(0, shape[0], _SLAB):
-            index = self.classes_at((slice(z, min(z + _SLAB, shape[0])), slice(None), slice(None)))
+        for z, index in self._planes():
             for k in range(n):
                 mask = index == k
                 flat = np.flatnonzero(mask)
                 if not flat.size:
                     continue
-                profiles[0][z : z + len(index), k] += np.count_nonzero(mask, axis=(1, 2))
-                profiles[1][:, k] += np.count_nonzero(mask, axis=(0, 2))
-                profiles[2][:, k] += np.count_nonzero(mask, axis=(0, 1))
-                # The voxels with the smallest of random keys are a uniform sample, whatever the slabs.
-                keys = rng.random(flat.size)
+                profiles[0][z, k] = flat.size
+                profiles[1][:, k] += np.count_nonzero(mask, axis=1)
+                profiles[2][:, k] += np.count_nonzero(mask, axis=0)
+                keys = streams[k].random(flat.size)  # the voxels with the smallest are a uniform sample
                 if flat.size > _SAMPLES:
                     kept = np.argpartition(keys, _SAMPLES)[:_SAMPLES]
                     flat, keys = flat[kept], keys[kept]
-                where = np.stack(np.unravel_index(flat, index.shape), 1) + np.array([z, 0, 0])
+                where = np.stack([np.full(flat.size, z), *np.unravel_index(flat, index.shape)], 1)
                 keys, where = np.concatenate([samples[k][0], keys]), np.concatenate([samples[k][1], where])
                 order = np.argsort(keys)[:_SAMPLES]
                 samples[k] = (keys[order], where[order])
         return profiles, [where for _, where in samples]
+
+    def _planes(self) -> Iterator[tuple[int, IntArray]]:
+        """Class indices (y, x) of every slice, with its number."""
+        depth, rows, columns = self.volume.shape
+        step = min(max(_SLAB_VOXELS // (rows * columns), 1), _SLAB)
+        for start in range(0, depth, step):
+            slab = slice(start, min(start + step, depth))
+            yield from enumerate(self.classes_at((slab, slice(None), slice(None))), start)
 
 
 class TrainingData:

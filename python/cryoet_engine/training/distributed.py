@@ -84,7 +84,8 @@ def join(device: str, *, where: str = "train") -> Iterator[Processes]:
     """Be one of the processes that torchrun started, on a card or on the CPU; or alone.
 
     device: "auto", "cpu" or "cuda": each process of a machine takes a card of its own (LOCAL_RANK). May be entered
-    again inside itself, and by who has called `torch.distributed.init_process_group`.
+    again inside itself, and by who has called `torch.distributed.init_process_group`: without LOCAL_RANK the card is
+    then torch's current one.
 
     Errors: InputError for a device that is not there, or fewer cards than processes; CryoETError where the others
     cannot be found, or one of them ended.
@@ -96,7 +97,9 @@ def join(device: str, *, where: str = "train") -> Iterator[Processes]:
         yield Processes(0, 1, chosen)
         return
     if chosen.type == "cuda":
-        chosen = torch.device("cuda", _own_card(where))
+        # Who made the group has a way of their own to share cards out, where it was not torchrun.
+        theirs = joined and "LOCAL_RANK" not in os.environ
+        chosen = torch.device("cuda", torch.cuda.current_device() if theirs else _own_card(where))
         torch.cuda.set_device(chosen)
     if joined:
         yield Processes(distributed.get_rank(), distributed.get_world_size(), chosen)

@@ -191,7 +191,8 @@ def _cross_entropy(case: Case) -> Tensor:
     index = case.hard.long().clamp_min(-1)
     total = F.cross_entropy(case.outputs, index, case.weights, ignore_index=-1, reduction="sum")
     known = index >= 0
-    count = known.sum() if case.weights is None else case.weights[index[known]].sum()
+    # Not weights[index[known]]: the card would have to tell how many those are, and the CPU to wait for it.
+    count = known.sum() if case.weights is None else (case.weights[index.clamp_min(0)] * known).sum()
     return total / count.clamp_min(1e-6)
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from .._checks import file_error
-from ..io._files import claimed
+from ..io._files import claimed, remove_empty
 from ..models.checkpoint import CURVE, FACTS, WEIGHTS, ModelInfo, make_folder, replace_file, save_model
 from ..models.network import SegmentationModel
 
@@ -35,6 +35,7 @@ class TrainingFolder:
         self.partial = self.out.with_name(self.out.name + ".partial")
         self.state = self.partial / STATE
         self._claim: ExitStack | None = None
+        self._made: list[Path] = []
         for folder, marks, meant in (
             (self.out, (FACTS,), "a new name, or an older network to replace"),
             (self.partial, _OURS, "an interrupted training, or nothing of that name"),
@@ -50,14 +51,16 @@ class TrainingFolder:
         Errors: FileFormatError where another run holds it.
         """
         if self._claim is None:
+            self._made = [self.partial, *(folder for folder in self.partial.parents if not folder.exists())]
             make_folder(self.partial)
             with ExitStack() as stack:
                 stack.enter_context(claimed(self.partial))
                 self._claim = stack.pop_all()
 
     def release(self) -> None:
-        """Let go of it, under whatever name it now is."""
+        """Let go of it, under whatever name it now is. Where nothing was written, nothing is left."""
         if self._claim is not None:
+            remove_empty(self._made)
             self._claim.close()
             self._claim = None
 
@@ -68,7 +71,6 @@ class TrainingFolder:
 
         tensors: by group and name. identity: what has to be the same for a training to go on.
         """
-        self.claim()
         stored = {
             f"{group}.{name}": tensor.detach().contiguous().cpu()
             for group, named in tensors.items()

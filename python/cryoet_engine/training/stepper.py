@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.profiler import record_function
@@ -21,7 +22,7 @@ from ..models.checkpoint import load_weights
 from ..models.device import autocast, number_type, place
 from ..models.network import SegmentationModel
 from .augmentation import augment
-from .data import Patch, TrainingData
+from .data import IntArray, Patch, TrainingData
 from .distributed import Processes
 from .loader import ReadAhead
 from .losses import loss
@@ -74,8 +75,7 @@ class Stepper:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
         self.class_weights: Tensor | None = None
         if settings.class_weights == "inverse_sqrt":
-            weights = 1 / np.sqrt(np.maximum(data.counts / data.counts.sum(), 1e-4))
-            self.class_weights = torch.tensor(weights / weights.mean(), dtype=torch.float32, device=self.device)
+            self.class_weights = torch.tensor(_inverse_sqrt(data.counts), dtype=torch.float32, device=self.device)
 
     @property
     def patches(self) -> int:
@@ -248,6 +248,13 @@ class Stepper:
         if state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.number, self.parts = state["step"], state["parts"]
+
+
+def _inverse_sqrt(counts: IntArray) -> npt.NDArray[np.float64]:
+    """Weights by voxels, of mean 1 over the classes that are met: one that is nowhere must not take all of it."""
+    present = counts > 0
+    weights = np.where(present, 1 / np.sqrt(np.maximum(counts / counts.sum(), 1e-4)), 0.0)
+    return np.asarray(weights / weights[present].mean())
 
 
 def is_out_of_memory(error: BaseException) -> bool:

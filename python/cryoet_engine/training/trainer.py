@@ -8,12 +8,15 @@ import math
 import os
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from .._checks import input_error
+from .._checks import file_error, input_error
 from .._progress import Progress, silent
 from ..models.checkpoint import ModelInfo, load_weights, weights_digest
 from ..models.network import Network, SegmentationModel, as_segmenter
@@ -90,29 +93,34 @@ def train(
     activation = output_activation(settings.loss, model.config.activation, "train")
     if activation != model.config.activation:
         model.config = dataclasses.replace(model.config, activation=activation)
-    deepest = settings.batch * math.prod(-(-settings.patch // step) for step in model.divisor)
-    if deepest < 2:
-        raise input_error(
-            "train", "patch", expected=f"more than {max(model.divisor)} voxels, or a batch", got=settings.patch
-        )
     if model.info is not None:
         # What was trained before goes on from there; what `transfer` made says so itself.
         origin = {"name": model.config.name, "weights_sha256": weights_digest(model)}
         model.initialised_from = origin | {"normalisation": model.info.normalisation}
     folder = None if out is None else TrainingFolder(out)
-    with join(settings.device) as processes:
+    with join(settings.device) as processes, ExitStack() as held:
         if processes.rank:
             progress = silent
+        elif folder is not None:
+            folder.claim()
+            held.callback(folder.release)
         data = TrainingData(pairs, model.config.out_channels, model.divisor, settings, progress)
+        _check_patch(model, data.patch, settings.batch)
         log = TrainingLog(folder, tensorboard, data.classes) if processes.rank == 0 else None
-        try:
-            stepper = Stepper(model, data, steps, settings, processes)
-            return _Training(stepper, tuple(names), folder, log, progress).run()
-        finally:
-            if log is not None:
-                log.close()
-            if folder is not None:
-                folder.release()
+        if log is not None:
+            held.callback(log.close)
+        stepper = Stepper(model, data, steps, settings, processes)
+        return _Training(stepper, tuple(names), folder, log, progress).run()
+
+
+def _check_patch(model: Network, patch: tuple[int, int, int], batch: int) -> None:
+    """InputError where batch normalisation would have one value to normalise, which torch refuses."""
+    deepest = batch * math.prod(length // step for length, step in zip(patch, model.divisor, strict=True))
+    if deepest < 2 and any(isinstance(part, _BatchNorm) for part in model.modules()):
+        got, pooled = ("x".join(map(str, lengths)) for lengths in (patch, model.divisor))
+        expected = f"more than one value to normalise after pooling by {pooled}"
+        fix = "use a larger batch; a patch is no larger than what is left of each tomogram beside what is held back"
+        raise input_error("train", "patch", expected=expected, got=f"one patch of {got} voxels a batch", fix=fix)
 
 
 class _Training:
@@ -145,7 +153,7 @@ class _Training:
     def run(self) -> TrainingResult:
         if self.folder is not None:
             self._restore(self.folder)
-            self.stepper.processes.wait()  # nothing is written before every process has read
+            self._check_together(self.folder)  # and nothing is written before every process has read
         try:
             self._steps()
         except TrainingDivergedError:
@@ -232,8 +240,6 @@ class _Training:
         )
 
     def _restore(self, folder: TrainingFolder) -> None:
-        if self.log is not None and folder.partial.exists():
-            folder.claim()
         found = folder.load_state(self.identity)
         if found is None:
             return
@@ -244,6 +250,21 @@ class _Training:
         self.curve, self.best_row, self.best_score = state["curve"], state["best_row"], tuple(state["best_score"])
         if self.log is not None:
             self.log.restore(self.curve)
+
+    def _check_together(self, folder: TrainingFolder) -> None:
+        """An error in all processes where some found the state of an interrupted training and some did not."""
+        processes = self.stepper.processes
+        mine = np.zeros(processes.size, np.int64)
+        mine[processes.rank] = self.stepper.number
+        steps, counts = np.unique(processes.total(mine), return_counts=True)
+        if len(steps) > 1:
+            raise file_error(
+                folder.partial,
+                "interrupted training",
+                expected="the same state for all processes",
+                got=" and ".join(f"step {n} in {count} of them" for n, count in zip(steps, counts, strict=True)),
+                fix="use a folder that all machines share, or remove this one on each of them to begin anew",
+            )
 
     def _has_enough(self) -> bool:
         patience = self.settings.patience
