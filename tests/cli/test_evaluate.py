@@ -148,3 +148,25 @@ def test_losses_of_train(inputs: Path, cryoet: Callable, tmp_path: Path) -> None
     from cryoet_engine.training.losses import loss_names
 
     assert all(name in cryoet("train", "--help").out for name in loss_names())
+
+
+def test_labels_of_ours_are_right_against_themselves(proba: Path, cryoet: Callable, tmp_path: Path) -> None:
+    for name in ("labels.mrc", "labels.zarr"):
+        assert cryoet("merge", proba, "--hard", "-o", tmp_path / name).status == 0
+        outcome = cryoet("evaluate", tmp_path / name, "--truth", tmp_path / name)
+        assert outcome.status == 0, outcome.err
+        rows = [_cells(line)[0] for line in outcome.out.splitlines()[2:6]]
+        assert tuple(rows) == CLASSES
+        assert "accuracy 1.000" in outcome.out
+        assert "note:" not in outcome.err
+
+
+def test_a_truth_that_seems_to_count_from_zero_is_told(
+    inputs: Path, proba: Path, cryoet: Callable, tmp_path: Path
+) -> None:
+    truth = io.read_volume(inputs / "truth.mrc")
+    io.write(tmp_path / "from_zero.mrc", Volume(truth.numpy() - 1, **truth.grid() | {"notes": ()}))
+    outcome = cryoet("evaluate", proba, "--truth", tmp_path / "from_zero.mrc")
+    assert "has no lumen" in outcome.err
+    assert "--truth-from 0" in outcome.err
+    assert "note:" not in cryoet("evaluate", proba, "--truth", tmp_path / "from_zero.mrc", "--truth-from", 0).err

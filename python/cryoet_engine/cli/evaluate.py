@@ -35,7 +35,7 @@ _HEADS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    parser.add_argument("segmentation", metavar="ZARR", help="soft segmentation, OME-Zarr")
+    parser.add_argument("segmentation", metavar="FILE", help="soft segmentation, or labels from --labels-out")
     parser.add_argument("--truth", required=True, metavar="FILE", help="whole numbers, a class each, of the same shape")
     parser.add_argument(
         "--truth-from",
@@ -112,6 +112,12 @@ def run(args: argparse.Namespace) -> None:
     if not sum(scores.voxels):
         raise file_error(
             args.truth, "truth", expected="labelled voxels", got="none", fix="--truth-from 0 if 0 is a class there"
+        )
+    unlabelled = 1 - sum(scores.voxels) / math.prod(truth.shape)
+    if first == 1 and not scores.voxels[-1] and unlabelled > 0.5:
+        say(
+            f"note: {args.truth} has no {scores.classes[-1]}, and {unlabelled:.0%} of it is 0, which counts as "
+            "unlabelled: --truth-from 0 if that is the first class"
         )
     print(score_table(scores))
     if output is not None:

@@ -45,7 +45,8 @@ def read_segmentation(
         - several volumes, or a folder of them, one class each: masks (0 and one other value), integer scores
           (0..255, or up to the type's largest value) or floats in 0..1. A class is named after its file, without
           what all names begin or end with (tomo_membrane.mrc, tomo_spikes.mrc -> membrane, spikes);
-        - one integer volume of labels 0..K (one channel a label above 0), or one mask, or one volume of scores.
+        - one integer volume of labels 0..K (one channel a label above 0), or one mask, or one volume of scores;
+        - labels that this package wrote: their notes name classes 1..K, background first, and 0 is unlabelled.
     classes: names to use instead, in the order of the files, channels or labels.
 
     Class 0 is always background: the class of that name, or one put in front that is 1 minus the sum of the others,
@@ -67,6 +68,8 @@ def read_segmentation(
     names, order, paths, volumes = _class_volumes(paths)
     _check_same_grid(paths, volumes)
     single = len(paths) == 1
+    if single and (named := _named_labels(volumes[0])) and volumes[0].dtype.kind in "iu":
+        return as_soft(volumes[0], classes or named)
     n_labels = len(classes) if single and classes is not None and len(classes) > 1 else 0
     maps: list[_ClassMap] = []
     for path, volume in zip(paths, volumes, strict=True):
@@ -222,6 +225,13 @@ class _FromOne(LazyArray):
 
     def _read(self, region: Slices) -> AnyArray:
         return np.asarray(self._labels[region]).astype(np.int64) + 1
+
+
+def _named_labels(labels: Volume) -> tuple[str, ...]:
+    """The names that notes such as "label 1 background" give to 1, 2, ...; none where there are no such notes."""
+    found = [re.fullmatch(r"label (\d+) (.+)", note.strip()) for note in labels.notes]
+    names = {int(one[1]): one[2] for one in found if one}
+    return tuple(names[k] for k in sorted(names)) if sorted(names) == list(range(1, len(names) + 1)) else ()
 
 
 class _OneHot(LazyArray):
