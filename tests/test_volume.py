@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 import cryoet_engine as ce
+from cryoet_engine import volume
 from cryoet_engine._checks import InputError
+from cryoet_engine.inference.rescale import Rescaling
+from cryoet_engine.models import ModelInfo, Normalisation
 from cryoet_engine.volume import quantise, statistics
 
 
@@ -136,3 +139,48 @@ def test_a_memory_map_reads_the_same_and_gives_its_pages_back(tmp_path, axes: tu
             lines = file.read().split("v.raw")[1].splitlines()
         resident = next(int(line.split()[1]) for line in lines if line.startswith("Rss"))
         assert resident < 1024  # kB of 19 MB
+
+
+class Chunked:
+    """A store that counts how often each of its chunks is unpacked."""
+
+    def __init__(self, data: np.ndarray, chunks: tuple[int, int, int]) -> None:
+        self.data, self.shape, self.dtype, self.chunks = data, data.shape, data.dtype, chunks
+        self.unpacked = np.zeros([-(-n // c) for n, c in zip(data.shape, chunks, strict=True)], int)
+        self.largest = 0
+
+    def __getitem__(self, key) -> np.ndarray:
+        key = (key, slice(None), slice(None)) if isinstance(key, slice) else (*key, *[slice(None)] * (3 - len(key)))
+        ranges = [part.indices(n)[:2] for part, n in zip(key, self.shape, strict=True)]
+        self.unpacked[tuple(slice(a // c, -(-b // c)) for (a, b), c in zip(ranges, self.chunks, strict=True))] += 1
+        self.largest = max(self.largest, self.data[key].nbytes)
+        return self.data[key]
+
+
+@pytest.mark.parametrize("band", [1, 30_000, 1 << 20])
+def test_statistics_unpack_each_chunk_once(band: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A band of one row of chunks has 16 x 16 x 50 voxels. Sums in another order: measured 4e-16 apart at most."""
+    monkeypatch.setattr(volume, "_BAND_BYTES", band)
+    data = np.random.default_rng(0).normal(size=(37, 40, 50)).astype(np.float32)
+    store = Chunked(data, (16, 8, 16))
+    found, plain = statistics(ce.Volume(store)), statistics(ce.Volume(data))
+    assert (store.unpacked == 1).all()
+    assert store.largest <= max(band, 16 * 8 * 50 * 4)
+    assert (found.min, found.max, found.nonfinite) == (plain.min, plain.max, 0)
+    if band == 1 << 20:  # whole slices: the order of the sums is that of any array
+        assert found == plain
+    assert found.mean == pytest.approx(plain.mean, abs=1e-14)
+    assert found.std == pytest.approx(plain.std, abs=1e-14)
+    percentile = Normalisation.measure(ce.Volume(store), "percentile")
+    assert (store.unpacked == 3).all()
+    expected = Normalisation.measure(ce.Volume(data), "percentile")
+    assert (percentile.offset, percentile.scale) == pytest.approx((expected.offset, expected.scale), abs=1e-14)
+
+
+def test_statistics_of_a_rescaled_store_unpack_a_chunk_a_few_times() -> None:
+    data = np.random.default_rng(0).normal(size=(64, 40, 40)).astype(np.float32)
+    info = ModelInfo(classes=("a",), colors=((1, 0, 0),), voxel_size_A=(13.0,) * 3)
+    store = Chunked(data, (16, 16, 16))
+    found = statistics(Rescaling(info, ce.Volume(store, voxel_size_A=10.0)).volume)
+    assert found == statistics(Rescaling(info, ce.Volume(data, voxel_size_A=10.0)).volume)
+    assert store.unpacked.max() <= 3  # 16 with a slice at a time

@@ -30,7 +30,7 @@ from .inference import Blend, segment
 from .models import Activation, Network, create_model, load_model
 from .training import ConfusionMatrix, TrainingSettings, train
 from .training.settings import Targets
-from .volume import SoftSegmentation, Volume
+from .volume import SoftSegmentation, Volume, one_voxel_size
 
 T = TypeVar("T")
 Array = npt.NDArray[Any]
@@ -298,9 +298,8 @@ class _Route:
         ]
         first = self.volumes[0]
         for name, volume in zip(self.names[1:], self.volumes[1:], strict=True):
-            ratios = [a / b for a, b in zip(volume.voxel_size_A, first.voxel_size_A, strict=True)]
             known = "unknown" not in (volume.voxel_size_status, first.voxel_size_status)
-            if known and not all(1 / 1.1 <= ratio <= 1.1 for ratio in ratios):
+            if known and not one_voxel_size(volume.voxel_size_A, first.voxel_size_A):
                 mine, theirs = (" x ".join(f"{length:.4g}" for length in one.voxel_size_A) for one in (volume, first))
                 notes.append(
                     f"{name}: voxels of {mine} Å (z, y, x), {self.names[0]} has {theirs}: to a network the same "

@@ -26,6 +26,8 @@ VoxelSizeStatus: TypeAlias = Literal["known", "estimated", "unknown"]
 
 _MAPPED_BYTES = 16 << 20  # of a memory map, read before its pages are given back
 _PIECE_VOXELS = 1 << 20  # that statistics convert to float64 at a time
+_ONE_SIZE = 1.1  # largest ratio of voxel sizes that a forest or a network takes for one
+_BAND_BYTES = 32 << 20  # of chunks, unpacked for them at a time
 
 #: Colours by position in the class list (linear 0..1): background, membrane, spikes, lumen, then spare ones.
 DEFAULT_COLORS: tuple[Triple, ...] = (
@@ -83,6 +85,11 @@ class Grid:
         origin = tuple(origin + index * size for origin, index, size in corner)
         start = tuple(a + b for a, b in zip(self.start, first, strict=True))
         return self.grid() | {"origin_A": origin, "start": start}
+
+
+def one_voxel_size(*sizes_A: Triple) -> bool:
+    """Whether these (z, y, x) are within 10 % of each other along every axis."""
+    return all(max(edges) <= _ONE_SIZE * min(edges) for edges in zip(*sizes_A, strict=True))
 
 
 def _check_region(region: Region, shape: tuple[int, int, int]) -> None:
@@ -330,7 +337,7 @@ def statistics(volume: Volume) -> Statistics:
     n, total, square, nonfinite = 0, 0.0, 0.0, 0
     low, high = math.inf, -math.inf
     shift: float | None = None  # the first piece's mean: keeps the sum of squares well conditioned
-    for piece in _pieces(volume):
+    for piece in pieces(volume):
         values = piece.astype(np.float64).ravel()
         finite = values[np.isfinite(values)] if volume.dtype.kind == "f" else values
         nonfinite += values.size - finite.size
@@ -349,15 +356,34 @@ def statistics(volume: Volume) -> Statistics:
     return Statistics(mean + shift, math.sqrt(max(square / n - mean * mean, 0.0)), low, high, nonfinite)
 
 
-def _pieces(volume: Volume) -> Iterator[npt.NDArray[Any]]:
-    """The volume slice by slice, and where a slice is large, some rows of it at a time."""
+def pieces(volume: Volume) -> Iterator[npt.NDArray[Any]]:
+    """The volume slice by slice, and where a slice is large, some rows of it at a time.
+
+    A chunked store is unpacked once: as many slices are read at a time as a chunk has, and where these are large, rows
+    of whole chunks of them.
+    """
     depth, rows, columns = volume.shape
     some = max(1, _PIECE_VOXELS // columns)
-    # A chunked store is read slice by slice: half a slice would unpack the same chunks again.
-    step = rows if _read_only_map(volume.data) is None else some
-    for z in range(depth):
+    chunks = chunk_shape(volume)
+    high = min(chunks[0], depth) if chunks else 1
+    step = rows
+    if chunks:
+        band = chunks[1] * max(1, _BAND_BYTES // (high * chunks[1] * columns * volume.dtype.itemsize))
+        step = min(band, rows)
+    elif _read_only_map(volume.data) is not None:
+        step = some
+    for z in range(0, depth, high):
         for y in range(0, rows, step):
-            read = np.asarray(volume.data[z : z + 1, y : y + step])[0]
-            for start in range(0, len(read), some):
-                yield read[start : start + some]
+            read = np.asarray(volume.data[z : z + high, y : y + step])
+            for plane in read:
+                for start in range(0, len(plane), some):
+                    yield plane[start : start + some]
             drop_pages(volume.data)
+
+
+def chunk_shape(volume: Volume) -> tuple[int, int, int] | None:
+    """(z, y, x) of the chunks of a store that is cut into equal ones; else None."""
+    found = getattr(volume.data, "chunks", None)
+    if not isinstance(found, tuple) or len(found) != 3 or not all(isinstance(n, int) and n > 0 for n in found):
+        return None
+    return found

@@ -46,7 +46,8 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def words(room: Path, out: Path, *more: object) -> tuple[object, ...]:
     pairs = [("--pair", room / f"{name}.mrc", room / f"{name}_strokes.mrc") for name in "ab"]
-    return ("run", *pairs[0], *pairs[1], room / "more" / "a.mrc", "--classes", CLASSES, *QUICK, "-o", out, *more)
+    files = (*pairs[0], *pairs[1], room / "more" / "a.mrc", "--classes", CLASSES)
+    return ("run", *files, *QUICK, "--leave-out-slices", "2,1", "-o", out, *more)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,19 @@ def test_every_tomogram_has_a_folder_and_the_report_all_of_them(finished: Path) 
     assert facts["training_data"] == ["a", "b", "a_2"]
     assert (facts["settings"]["targets"], facts["settings"]["loss"]) == ("soft", "mse")  # of two classes
     assert facts["network"]["activation"] == "softmax"
+
+
+def test_slices_are_left_out_of_the_last_round_alone(finished: Path) -> None:
+    """Else the second one would learn them as background, and most surely so."""
+    for name in ("a", "b", "a_2"):
+        first, last = (
+            io.read_segmentation(finished / name / f"{file}.zarr").block((slice(None),) * 3)
+            for file in ("proba_round1", "proba")
+        )
+        blank = [z for z in range(16) if (last[1, z] == 0).all()]
+        assert blank == [0, 1, 15]
+        assert (first[1, blank] > 0).mean() > 0.9  # measured: 1
+    assert "of the last round alone" in (finished / "report.md").read_text()
 
 
 def test_it_resumes_by_stage_and_tomogram(
@@ -182,6 +196,28 @@ def test_strokes_that_do_not_do_are_told_before_the_work(room: Path, cryoet: Cal
     outcome = cryoet("run", *pairs[0], "--pair", room / "b.mrc", room / "more" / "a_strokes.mrc", *rest)
     assert "strokes of b: shape" in outcome.errors[0]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        (("--leave-out-slices", "10,6"), ("under 16 slices together", "unknown.mrc", "got 10,6")),
+        (("--rescale",), ("voxel sizes are known", "unknown.mrc")),
+    ],
+)
+def test_what_a_tomogram_does_not_allow_is_told_before_the_work(
+    room: Path, cryoet: Callable, tmp_path: Path, option: tuple[str, ...], says: tuple[str, ...]
+) -> None:
+    """The one without strokes, which is segmented last."""
+    unknown = Volume(np.zeros((16, 20, 20), np.float32), voxel_size_status="unknown")
+    io.write(tmp_path / "unknown.mrc", unknown)
+    ball(tmp_path, "thick", 0, (24, 32, 32))
+    pair = ("--pair", tmp_path / "thick.mrc", tmp_path / "thick_strokes.mrc")
+    rest = ("--classes", CLASSES, *QUICK, "-o", tmp_path / "out")
+    outcome = cryoet("run", *pair, tmp_path / "unknown.mrc", *option, *rest)
+    assert outcome.status == 1
+    assert all(text in outcome.errors[0] for text in (*option[:1], *says)), outcome.err
+    assert not list(tmp_path.glob("out*"))
 
 
 def test_names_are_different_and_free() -> None:

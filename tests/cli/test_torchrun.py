@@ -74,6 +74,7 @@ def test_two_processes_are_one_that_accumulates_two(inputs: Path, cryoet: Callab
 def test_fewer_cards_than_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     with pytest.raises(CryoETError, match=r"train: processes: expected one a card \(1\), got number 2"), join("auto"):

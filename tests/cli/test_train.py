@@ -115,3 +115,10 @@ def test_seed_and_augmentation_reach_the_training(four: tuple, cryoet: Callable,
         outcome = cryoet("train", *four, "--augment", wrong, "-o", tmp_path / "net")
         assert outcome.status == 2
         assert what in outcome.err
+
+
+def test_names_that_soft_labels_do_not_have(inputs: Path, finished: Path, cryoet: Callable, tmp_path: Path) -> None:
+    pair = ("--pair", inputs / "tomogram.mrc", finished / "soft.zarr")
+    outcome = cryoet("train", *pair, *SIZE, "--classes", "a,b,c,d", "-o", tmp_path / "net")
+    assert outcome.status == 1
+    assert "background, membrane, spikes, lumen, got a, b, c, d; leave --classes out" in outcome.errors[0]

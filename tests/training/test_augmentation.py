@@ -53,6 +53,22 @@ def test_a_patch_that_is_not_square_is_not_turned() -> None:
         assert _run(X[..., :4], X[:, 0, :, :, :4], seed, **NONE)[0].shape == X[..., :4].shape
 
 
+def test_nothing_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some twenty small arrays a batch: one that blocks lets the CPU wait for all that a card has to do."""
+    real, sent = torch.Tensor.to, []
+
+    def to(self: torch.Tensor, *words: Any, **more: Any) -> torch.Tensor:
+        if any(isinstance(word, torch.device | str) for word in words):
+            sent.append(more.get("non_blocking", False))
+        return real(self, *words, **more)
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    monkeypatch.setattr(torch, "tensor", None)  # its copies block
+    _run(BATCH, CLASSES, 0, **STRENGTHS)
+    assert all(sent)
+    assert len(sent) > 10
+
+
 def test_the_same_generator_gives_the_same_patches() -> None:
     x, classes = BATCH.clone(), CLASSES.clone()
     first, second, other = (_run(x, classes, seed, **STRENGTHS) for seed in (5, 5, 6))

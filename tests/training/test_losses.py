@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any, get_args
 
 import numpy as np
@@ -55,6 +56,16 @@ def _activated(activation: str) -> np.ndarray:
         case "normalised_relu":
             return np.maximum(OUTPUTS, 0) / OUTPUTS.max()
     return OUTPUTS
+
+
+@pytest.mark.parametrize(("kind", "activation"), SUITED)
+def test_no_loss_waits_for_what_the_data_are(kind: str, activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device without data: where a shape hung on them, a card would have to tell, and the CPU to wait for it."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which that device has not
+    targets = torch.empty(INDEX.shape, dtype=torch.int64, device="meta"), torch.empty(SOFT.shape, device="meta")
+    for target in targets:
+        outputs, weights = torch.empty(OUTPUTS.shape, device="meta"), torch.empty(3, device="meta")
+        assert loss(kind, _network(activation).to("meta"), outputs, target, weights).shape == ()
 
 
 def test_the_cases_below_are_all_that_are_allowed() -> None:

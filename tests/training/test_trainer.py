@@ -208,13 +208,13 @@ def test_two_trainings_do_not_share_a_folder(tmp_path: Path) -> None:
     refused: list[str] = []
 
     def progress(stage: str, done: int, total: int, note: str = "") -> None:
-        if stage == "training" and done in (3, 4):  # after the first epoch
+        if stage == "training" and done != 2:  # before the first epoch's end, and after it
             with pytest.raises(CryoETError) as caught:
                 train(_network(), [PAIR], steps=4, settings=QUICK, out=tmp_path / "net")
             refused.append(str(caught.value))
 
     train(_network(), [PAIR], steps=4, settings=QUICK, out=tmp_path / "net", progress=progress)
-    assert len(refused) == 2
+    assert len(refused) == 3
     assert all("another run that is writing there" in text for text in refused)
     train(_network(), [PAIR], steps=4, settings=QUICK, out=tmp_path / "net")  # it has let go of it
 
@@ -433,6 +433,33 @@ def test_sparse_strokes_and_thin_volumes() -> None:
     voxels = np.random.default_rng(0).normal(size=labels.shape).astype(np.float32)
     result = train(_network(), [(Volume(voxels), Volume(labels))], steps=2, settings=QUICK)
     assert math.isfinite(result.curve[-1]["loss"])
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 8), (12, 12, 12)])
+def test_a_volume_of_one_value_at_the_network_s_bottom(shape: tuple[int, int, int]) -> None:
+    """Refused where batch normalisation is asked for its deviation; without, or two a batch, it trains."""
+    rng = np.random.default_rng(0)
+    pair = Volume(rng.normal(size=shape).astype(np.float32)), Volume(rng.integers(1, 3, shape).astype(np.uint8))
+    with pytest.raises(CryoETError, match=r"patch: expected more than one value .* got one patch of 8x8x8 voxels"):
+        train(_network(), [pair], steps=1, settings=QUICK)
+    train(_network(), [pair], steps=1, settings=dataclasses.replace(QUICK, batch=2))
+    train(create_model("ssn3d_ed", preset="small", out_channels=2), [pair], steps=1, settings=QUICK)
+
+
+def test_a_class_that_is_nowhere_has_no_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[float]] = []
+    real = stepper.loss
+
+    def watched(*words: Any) -> torch.Tensor:
+        seen.append(words[-1].tolist())
+        return real(*words)
+
+    monkeypatch.setattr(stepper, "loss", watched)
+    settings = dataclasses.replace(QUICK, class_weights="inverse_sqrt")
+    train(_network(n=3), [PAIR], steps=1, settings=settings)
+    shares = np.bincount(PAIR[1].data.ravel())[1:] / PAIR[1].data.size
+    expected = 1 / np.sqrt(shares)
+    np.testing.assert_allclose(seen, [[*(expected / expected.mean()), 0]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

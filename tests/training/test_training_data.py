@@ -15,6 +15,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from cryoet_engine import CryoETError, SoftSegmentation, Volume
 from cryoet_engine._progress import silent
 from cryoet_engine.training import TrainingSettings
+from cryoet_engine.training import data as data_module
 from cryoet_engine.training.data import LabelledTomogram, TrainingData, chunk_regions
 
 RNG = np.random.default_rng(0)
@@ -56,6 +57,26 @@ class Lazy:
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise AssertionError("read whole")
+
+
+def test_samples_do_not_hang_on_how_labels_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than so many voxels at once, where slices are large; the samples and counts stay."""
+    first = _data([PAIR]).tomograms[0]
+    plane = SHAPE[1] * SHAPE[2]
+    for most in (5 * plane + 7, plane - 1):
+        monkeypatch.setattr(data_module, "_SLAB_VOXELS", most)
+        labels = Volume(Lazy(LABELS, max(most, plane)))
+        other = LabelledTomogram(PAIR[0], labels, 3, TrainingSettings(seed=3))
+        whole = [slice(0, n) for n in SHAPE]
+        for a, b in zip(first.samples_in(whole).values(), other.samples_in(whole).values(), strict=True):
+            np.testing.assert_array_equal(a, b)
+            np.testing.assert_array_equal(LABELS[tuple(a.T)], LABELS[tuple(a[0])])
+        for a, b in zip(first.profiles, other.profiles, strict=True):
+            np.testing.assert_array_equal(a, b)
+    for axis, profile in enumerate(first.profiles):
+        others = tuple({0, 1, 2} - {axis})
+        expected = np.stack([np.count_nonzero(k == LABELS, axis=others) for k in (1, 2, 3)], 1)
+        np.testing.assert_array_equal(profile, expected)
 
 
 def test_patches_are_what_lies_there() -> None:
@@ -235,6 +256,9 @@ def test_notes_name_missing_classes_and_mixed_voxel_sizes() -> None:
     assert "10 Å in pair 1, 4; 13.33 Å in pair 3; 10 x 10 x 13 Å in pair 5" in note
     (note,) = _data([sized(10.0), sized(11.1)]).notes
     assert "differ by more than 10 %" in note
+    labels = Volume(LABELS, voxel_size_A=8.0)
+    (note,) = _data([(sized(8.5)[0], labels), (sized(10.0)[0], labels)], validation_share=0.1).notes[1:] or ("",)
+    assert note == "labels have other voxel sizes than their tomograms: pair 2"
 
 
 def test_samples_of_voxels_are_uniform() -> None:

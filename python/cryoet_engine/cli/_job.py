@@ -32,14 +32,10 @@ class Job:
         self.record: dict[str, Any] = {"version": __version__, "settings": settings, "stages": {}}
 
     def save(self) -> None:
-        """Write the record beside its final name, then rename it."""
-        partial = self.folder / f"{RECORD}.partial"
-        try:
-            partial.write_text(json.dumps(self.record, indent=2, ensure_ascii=False) + "\n")
-            os.replace(partial, self.folder / RECORD)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        """Write the record."""
+        from ..io._files import write_whole
+
+        write_whole(self.folder / RECORD, json.dumps(self.record, indent=2, ensure_ascii=False).encode() + b"\n")
 
     def stage(self, name: str, work: Callable[[], T], reopen: Callable[[], T]) -> T:
         """Do a stage, or reopen its result when an interrupted run has already done it."""
@@ -72,7 +68,7 @@ def file_identity(path: str) -> dict[str, Any]:
 
 def _read_record(folder: Path) -> dict[str, Any] | None:
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         return record if isinstance(record.get("settings"), dict) and isinstance(record["stages"], dict) else None
     except (OSError, ValueError, KeyError, AttributeError):
         return None

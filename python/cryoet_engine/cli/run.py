@@ -11,7 +11,7 @@ and report.md stay at the top. An interrupted run leaves OUT.partial, which the 
 
 Two classes are learned from soft pseudo labels by regression (--targets soft --loss mse), more from hard ones by
 cross-entropy. Self-training: with --rounds 2 the network learns once more, also from its own segmentation of the OTHERs
-where it is sure.
+where it is sure. --leave-out-slices and --min-diameter then come after the last round.
 """
 
 from __future__ import annotations

@@ -255,6 +255,9 @@ def _train(args: argparse.Namespace, *, first: bool) -> None:
     labels = pairs[0][1]
     if isinstance(labels, SoftSegmentation):
         classes = labels.classes
+        if args.classes not in (None, classes):
+            fix = "leave --classes out: soft labels bring their names"
+            raise input_error("--classes", "names", expected=", ".join(classes), got=", ".join(args.classes), fix=fix)
     elif args.classes is None:
         raise input_error(
             "--classes",

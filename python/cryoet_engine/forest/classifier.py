@@ -31,7 +31,7 @@ from ..cuda.forest import CardTables
 from ..cuda.stream import card_block, classified
 from ..features import FeatureSource, FeatureSpec, as_volume, block_shape, core_of
 from ..tiling import Block, blocks_by_chunk
-from ..volume import Float32Array, Grid, SoftSegmentation, Statistics, Volume, statistics
+from ..volume import Float32Array, Grid, SoftSegmentation, Statistics, Volume, one_voxel_size, statistics
 from .extra import Extra, extra_volumes, matching
 from .ilastik import read_project
 from .importance import FeatureImportance, importance_of
@@ -471,8 +471,7 @@ class PixelClassifier:
         """A sentence for the user if `volume` is sampled over 10 % finer or coarser than the training tomogram."""
         if self.training is None or "unknown" in (self.training.voxel_size_status, volume.voxel_size_status):
             return None
-        ratio = [new / old for new, old in zip(volume.voxel_size_A, self.training.voxel_size_A, strict=True)]
-        if max(max(r, 1 / r) for r in ratio) <= 1.1:
+        if one_voxel_size(volume.voxel_size_A, self.training.voxel_size_A):
             return None
         sizes = ["{:.4g} x {:.4g} x {:.4g} Å".format(*grid.voxel_size_A) for grid in (volume, self.training)]
         return (

@@ -136,10 +136,9 @@ class Work:
         self.save()
 
     def save(self) -> None:
-        """Write the record beside its name, then rename it."""
-        partial = self.folder / f"{_RECORD}.new"
-        partial.write_text(json.dumps({"identity": self.identity, "done": self.done}))
-        os.replace(partial, self.folder / _RECORD)
+        """Write the record."""
+        record = {"identity": self.identity, "done": self.done}
+        write_whole(self.folder / _RECORD, json.dumps(record).encode())
 
 
 @contextlib.contextmanager
@@ -226,6 +225,17 @@ def claimed(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file beside its name and rename it when whole; nothing of it is left where that fails, with OSError."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _in_use(path: Path) -> FileFormatError:

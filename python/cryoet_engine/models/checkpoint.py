@@ -126,7 +126,7 @@ def load_model(folder: str | os.PathLike[str]) -> tuple[Network, ModelInfo]:
         )
     try:
         tensors = load_tensors(weights)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # the last: a type that torch does not have
         raise file_error(folder / WEIGHTS, "weights", expected="a whole safetensors file", got=error) from error
     check_weights(blank, tensors, where=folder / WEIGHTS)
     model = create_model(**facts["network"])
@@ -149,7 +149,7 @@ def load_weights(model: Network, tensors: Mapping[str, Tensor], *, where: object
 
 
 def check_weights(model: Network, tensors: Mapping[str, Tensor], *, where: object) -> None:
-    """FileFormatError if a tensor is missing, too many, of another shape than in the network, or not of finite numbers."""
+    """FileFormatError if a tensor is missing, too many, of another shape than in the network, or not all numbers."""
     wanted = model.state_dict()
     wrong = [f"no {name}" for name in wanted if name not in tensors]
     wrong += [f"an unknown {name}" for name in tensors if name not in wanted]
@@ -188,16 +188,15 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         raise file_error(folder / FACTS, "contents", expected="readable JSON", got=error) from error
     if not isinstance(facts, dict) or not isinstance(version := facts.get("format_version"), int):
         raise file_error(folder / FACTS, "contents", expected="the facts of a network", got="something else")
-    if version > FORMAT_VERSION:
+    if version != FORMAT_VERSION:  # format 1, which was never released, had no digest of its facts
+        later = version > FORMAT_VERSION
         raise file_error(
             folder / FACTS,
             "format version",
-            expected=f"{FORMAT_VERSION} or lower",
+            expected=FORMAT_VERSION,
             got=f"{version}, written by cryoet-engine {facts.get('version')}",
-            fix="install that version or a later one",
+            fix="install that version or a later one" if later else "train anew",
         )
-    if version < 2:
-        return {"data_fingerprint": [], "initialised_from": {}} | facts
     if facts.get("facts_sha256") != _digest(facts):
         raise file_error(
             folder / FACTS,
@@ -289,14 +288,10 @@ def make_folder(folder: Path) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file beside its name and rename it when whole."""
-    partial = path.with_name(path.name + ".partial")
+    """Write a file that is whole or not there, see `write_whole`, with an error for the user."""
+    from ..io._files import write_whole  # a machine that only computes needs no file libraries
+
     try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
+        write_whole(path, data)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise file_error(path, "cannot be written", expected="room on the disk", got=error.strerror) from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

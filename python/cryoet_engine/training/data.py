@@ -14,7 +14,7 @@ from .._checks import InputError, input_error
 from .._progress import Progress
 from ..models.normalisation import Normalisation
 from ..tiling import tile_starts
-from ..volume import Float32Array, Region, SoftSegmentation, Volume
+from ..volume import Float32Array, Region, SoftSegmentation, Volume, one_voxel_size
 from .settings import TrainingSettings
 
 Shape: TypeAlias = tuple[int, int, int]
@@ -23,8 +23,7 @@ Labels: TypeAlias = SoftSegmentation | Volume
 
 UNLABELLED = -1
 _SAMPLES = 2048  # voxels of each class that are remembered to aim patches at
-_SAME_SIZE = 1.1  # largest ratio of voxel sizes that is not worth a note
-# Read at once in a pass over the labels: whole chunks where memory allows (16 bytes a voxel meanwhile).
+# Slices, and voxels, read at once in a pass over the labels: whole chunks where memory allows (9 bytes a voxel).
 _SLAB, _SLAB_VOXELS = 32, 1 << 24
 
 
@@ -280,7 +279,7 @@ class TrainingData:
                 else [tomogram.training]
             )
         ]
-        self.notes = tuple(self._missing_classes() + self._mixed_voxel_sizes())
+        self.notes = tuple(self._missing_classes() + self._mixed_voxel_sizes() + self._labels_of_other_sizes())
 
     def _missing_classes(self) -> list[str]:
         missing = [name for name, count in zip(self.classes, self.counts, strict=True) if not count]
@@ -296,10 +295,21 @@ class TrainingData:
                 sizes.append(size)
                 text = f"{size[0]:.4g}" if max(size) < 1.001 * min(size) else " x ".join(f"{edge:.4g}" for edge in size)
                 pairs.setdefault(text, []).append(number)
-        if not sizes or (np.max(sizes, 0) <= _SAME_SIZE * np.min(sizes, 0)).all():
+        if one_voxel_size(*sizes):
             return []
         groups = [f"{text} Å in pair {', '.join(map(str, numbers))}" for text, numbers in pairs.items()]
         return [f"voxel sizes differ by more than 10 % ({'; '.join(groups)}): better to bring them to one size first"]
+
+    def _labels_of_other_sizes(self) -> list[str]:
+        """A voxel of 1 Å is what labels have that were made in memory: that says nothing."""
+        other = [
+            str(number)
+            for number, t in enumerate(self.tomograms, 1)
+            if "unknown" not in (t.volume.voxel_size_status, t.labels.voxel_size_status)
+            and t.labels.voxel_size_A != (1, 1, 1)
+            and not one_voxel_size(t.volume.voxel_size_A, t.labels.voxel_size_A)
+        ]
+        return [f"labels have other voxel sizes than their tomograms: pair {', '.join(other)}"] if other else []
 
     def _patch_shape(self, divisor: Shape) -> Shape:
         """Patches of the size asked for, or as large as every training part allows."""

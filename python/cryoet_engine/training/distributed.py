@@ -96,10 +96,10 @@ def join(device: str, *, where: str = "train") -> Iterator[Processes]:
     if not joined and size == 1:
         yield Processes(0, 1, chosen)
         return
-    if chosen.type == "cuda":
-        # Who made the group has a way of their own to share cards out, where it was not torchrun.
-        theirs = joined and "LOCAL_RANK" not in os.environ
-        chosen = torch.device("cuda", torch.cuda.current_device() if theirs else _own_card(where))
+    # Who made the group otherwise than by torchrun has a way of their own to share cards out: the current one stays.
+    theirs = joined and "LOCAL_RANK" not in os.environ
+    if chosen.type == "cuda" and not theirs:
+        chosen = torch.device("cuda", _own_card(where))
         torch.cuda.set_device(chosen)
     if joined:
         yield Processes(distributed.get_rank(), distributed.get_world_size(), chosen)

@@ -19,7 +19,7 @@ from torch.profiler import record_function
 
 from .._checks import CryoETError, input_error, message
 from ..models.checkpoint import load_weights
-from ..models.device import autocast, number_type, place
+from ..models.device import autocast, is_out_of_memory, number_type, place
 from ..models.network import SegmentationModel
 from .augmentation import augment
 from .data import IntArray, Patch, TrainingData
@@ -255,8 +255,3 @@ def _inverse_sqrt(counts: IntArray) -> npt.NDArray[np.float64]:
     present = counts > 0
     weights = np.where(present, 1 / np.sqrt(np.maximum(counts / counts.sum(), 1e-4)), 0.0)
     return np.asarray(weights / weights[present].mean())
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether that is what an exception says; a CPU's allocator has none of its own."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

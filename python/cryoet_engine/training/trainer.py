@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from .._checks import file_error, input_error
 from .._progress import Progress, silent
 from ..models.checkpoint import ModelInfo, load_weights, weights_digest
+from ..models.device import is_out_of_memory
 from ..models.network import Network, SegmentationModel, as_segmenter
 from ..volume import DEFAULT_COLORS, SoftSegmentation, Volume
 from .data import Labels, TrainingData
@@ -27,7 +28,7 @@ from .logs import TrainingLog, draw_curves
 from .losses import output_activation
 from .partial import CURVES, TrainingFolder
 from .settings import TrainingSettings
-from .stepper import Stepper, TrainingDivergedError, is_out_of_memory
+from .stepper import Stepper, TrainingDivergedError
 from .validation import validate
 
 
