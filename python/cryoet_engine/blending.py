@@ -58,7 +58,7 @@ class SlabBlender:
         """Give memory back."""
         self._held.close()
 
-    def add(self, tile: Any, weights: TileWeights, at: Shape) -> None:
+    def add(self, tile: Any, weights: TileWeights, at: Shape, *, written: bool = False) -> None:
         """Add one tile.
 
         tile: (class, z, y, x) float32, float16, or bfloat16 by its bits as uint16 (torch: `tensor.view(torch.uint16)`);
@@ -66,6 +66,7 @@ class SlabBlender:
             out.
         weights: along z, y and x, float32, each as long as the tile.
         at: where in the volume the tile's first voxel lies; z at least `first`.
+        written: the caller knows that a tile on the card is; else all work on the card is waited for.
 
         Errors: InputError for another shape, type or place; voxels are not looked at.
         """
@@ -87,7 +88,7 @@ class SlabBlender:
             raise input_error(where, "at", expected=expected, got=at, fix="finish the slices above first")
         counts = [min(n, end - a) for n, end, a in zip(shape[1:], ends, at, strict=True)]
         z, y, x = (np.ascontiguousarray(w[:n], np.float32) for w, n in zip(weights, counts, strict=True))
-        self._sums.add(tile, kind, (z, y, x), at)
+        self._sums.add(tile, kind, (z, y, x), at, written)
 
     def finish(
         self,
@@ -140,7 +141,7 @@ class _HostSums:
     def close(self) -> None:
         pass
 
-    def add(self, tile: Any, kind: str, weights: TileWeights, at: Shape) -> None:
+    def add(self, tile: Any, kind: str, weights: TileWeights, at: Shape, written: bool) -> None:
         z, y, x = (len(one) for one in weights)
         if hasattr(tile, "__cuda_array_interface__"):
             raise input_error("SlabBlender.add", "tile", expected="a numpy array", got="one that lies on a card")
@@ -180,15 +181,15 @@ class _CardSums:
         self._device.synchronise()
         self._held.close()
 
-    def add(self, tile: Any, kind: str, weights: TileWeights, at: Shape) -> None:
+    def add(self, tile: Any, kind: str, weights: TileWeights, at: Shape, written: bool) -> None:
         told = getattr(tile, "__cuda_array_interface__", None)
         if told is None:
             raise input_error("SlabBlender.add", "tile", expected="an array on the card", got=type(tile).__name__)
         depth, height, width = self._slab
         nz, ny, nx = (len(one) for one in weights)
         table = np.concatenate(weights)
-        # Whoever made the tile may still be writing to it in a stream of theirs, and takes its memory back after this.
-        self._device.synchronise()
+        if not written:  # whoever made the tile may still be writing to it in a stream of theirs
+            self._device.synchronise()
         self._device.upload(table, self._weights, self._stream)
         rows = (self._weights, self._weights + 4 * nz, self._weights + 4 * (nz + ny))
         job = TileBlend(
@@ -198,7 +199,7 @@ class _CardSums:
         )  # fmt: skip
         grid = (across(nx, 32), across(ny, 8), nz)
         self._device.launch(Launch("blend", _TILES[kind], grid, (32, 8, 1), job), self._stream)
-        self._wait()
+        self._wait()  # the caller takes the tile's memory back after this
 
     def finish(
         self,

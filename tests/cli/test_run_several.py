@@ -203,6 +203,7 @@ def test_strokes_that_do_not_do_are_told_before_the_work(room: Path, cryoet: Cal
     [
         (("--leave-out-slices", "10,6"), ("under 16 slices together", "unknown.mrc", "got 10,6")),
         (("--rescale",), ("voxel sizes are known", "unknown.mrc")),
+        (("--min-diameter", 5), ("--min-diameter: voxel size: expected", "unknown.mrc")),
     ],
 )
 def test_what_a_tomogram_does_not_allow_is_told_before_the_work(

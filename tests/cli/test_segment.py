@@ -192,3 +192,14 @@ def test_refuses_at_the_door(option: str, value: str, told: str, segment: Callab
     outcome = segment(option, value)
     assert outcome.status == 2
     assert told in outcome.err
+
+
+def test_a_diameter_needs_a_voxel_size(inputs: Path, finished: Path, cryoet: Callable, tmp_path: Path) -> None:
+    io.write(
+        tmp_path / "unknown.mrc", Volume(io.read_volume(inputs / "tomogram.mrc").numpy(), voxel_size_status="unknown")
+    )
+    words = ("--model", finished / "net", "--min-diameter", 5, "-o", tmp_path / "out.zarr")
+    outcome = cryoet("segment", tmp_path / "unknown.mrc", *words)
+    assert outcome.status == 1
+    assert "--min-diameter: voxel size: expected a tomogram whose voxel size is known" in outcome.errors[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["unknown.mrc"]

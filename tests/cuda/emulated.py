@@ -53,7 +53,7 @@ class Memory:
 class EmulatedDevice:
     """cryoet_engine.cuda.device.Device. seed: 0 lets threads and streams take turns in order."""
 
-    name = "emulated"
+    name, number = "emulated", 0
     shared_bytes = 96 << 10
 
     def __init__(self, kernels: Emulation, seed: int = 0, capacity: int = 1 << 30) -> None:

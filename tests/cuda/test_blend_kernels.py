@@ -89,6 +89,17 @@ def test_many_slices_channels_last_and_the_border(card):
     assert np.ptp(one) > 0.5
 
 
+@pytest.mark.parametrize("written", [False, True])
+def test_all_work_is_waited_for_unless_a_tile_is_written(card, written, monkeypatch):
+    waits, tile = [], np.full((1, 2, 3, 4), 0.5, np.float32)
+    ones = tuple(np.ones(n, np.float32) for n in (2, 3, 4))
+    monkeypatch.setattr(card, "synchronise", lambda: waits.append(EmulatedDevice.synchronise(card)))
+    with SlabBlender(1, (2, 3, 4), device=card) as blender:
+        blender.add(there(tile), ones, (0, 0, 0), written=written)
+        assert len(waits) == (0 if written else 1)
+        assert (blender.finish(2)[0] == 0.5).all()
+
+
 def test_blending_tells_where_a_tile_has_to_lie(card):
     tile = np.zeros((1, 2, 3, 4), np.float32)
     ones = tuple(np.ones(n, np.float32) for n in (2, 3, 4))

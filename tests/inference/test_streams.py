@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ import pytest
 import torch
 
 from cryoet_engine import CryoETError, Volume
-from cryoet_engine.inference import choose_devices, segment
+from cryoet_engine.inference import choose_devices, replica, segment, tomogram
 from cryoet_engine.inference.replica import automatic_batch
 from cryoet_engine.models import create_model
+from cryoet_engine.models.device import number_type
 from cryoet_engine.models.summary import inference_memory
 
 pytestmark = pytest.mark.usefixtures("no_thread_left")
@@ -167,9 +169,12 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     cards = 2
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cards > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     assert [str(one) for one in choose_devices("all", where="x")] == ["cuda:0", "cuda:1"]
     assert [str(one) for one in choose_devices("cuda:1, cpu", where="x")] == ["cuda:1", "cpu"]
-    assert [str(one) for one in choose_devices("auto", where="x")] == ["cuda"]
+    # By its number: the threads that compute would take the first for "the current one".
+    assert [str(one) for one in choose_devices("auto", where="x")] == ["cuda:1"]
+    assert [str(one) for one in choose_devices("cuda,cuda:0", where="x")] == ["cuda:1", "cuda:0"]
     for name, told in (("cuda:2", "cuda:0 to cuda:1"), ("gpu", "auto, cpu, cuda, cuda:N"), ("cpu:0", "cuda:0")):
         with pytest.raises(CryoETError, match=told):
             choose_devices(name, where="x")
@@ -235,13 +240,49 @@ def test_the_batch_is_what_half_of_the_memory_holds(network: Callable, monkeypat
     free[0] = 1000 * one
     assert automatic_batch(model, tile, [cuda], layer=100) == 16
     assert automatic_batch(model, tile, [cuda, torch.device("cuda", 1)], layer=9) == 5
-    pages = {"SC_PHYS_PAGES": 5 * one, "SC_PAGE_SIZE": 1}
-    monkeypatch.setattr(os, "sysconf", pages.__getitem__)
+    monkeypatch.setattr(replica, "total_bytes", lambda: 5 * one)
     assert automatic_batch(model, tile, [cpu], layer=100) == 2
     assert automatic_batch(model, tile, [cpu, cpu], layer=100) == 1
     assert automatic_batch(model, (64,) * 3, [cpu, cpu], layer=100) == 2  # not looked at
     assert automatic_batch(model, (64,) * 3, [cpu], layer=1) == 1
     assert automatic_batch(model, tile, [cpu, cuda], layer=100) == 2
+
+
+def test_slabs_lie_on_the_card_that_computes_where_it_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    current, there = 1, SimpleNamespace(number=1, free_bytes=lambda: 1000)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: current)
+    monkeypatch.setattr(tomogram.card, "choose_device", lambda name, where: there)
+    first, second = torch.device("cuda", 0), torch.device("cuda", 1)
+    in_memory = (None, torch.device("cpu"))
+    assert tomogram._blending_place([second, first], 500) == (there, second)
+    assert tomogram._blending_place([second, first], 501) == in_memory
+    assert tomogram._blending_place([first, second], 1) == in_memory  # CuPy has another card
+    assert tomogram._blending_place([torch.device("cpu"), second], 1) == in_memory
+    current = 0
+    assert tomogram._blending_place([second], 1) == in_memory
+    monkeypatch.setattr(tomogram.card, "choose_device", lambda name, where: None)
+    assert tomogram._blending_place([second], 1) == in_memory
+
+
+def test_automatic_precision_is_bfloat16_where_the_card_computes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch emulates it on older cards: that works, more slowly than float32."""
+    asked: list[torch.device] = []
+    current = nullcontext()
+
+    def enter(device: torch.device) -> Any:
+        asked.append(device)
+        return current
+
+    new = True
+    monkeypatch.setattr(torch.cuda, "device", enter)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or new)
+    card = torch.device("cuda", 1)
+    assert number_type("auto", card) == torch.bfloat16
+    new = False
+    assert number_type("auto", card) == torch.float32
+    assert number_type("bfloat16", card) == torch.bfloat16  # who asks for it gets it
+    assert number_type("auto", torch.device("cpu")) == torch.float32
+    assert asked == [card, card]  # not the thread's current one
 
 
 def test_chunked_stores_get_whole_chunks_and_maps_first(network: Callable, volume: Volume, recorder: Any) -> None:
@@ -302,6 +343,24 @@ def test_slices_left_out(network: Callable, volume: Volume) -> None:
     for wrong in ((20, 0), (10, 10), (-1, 0), (1,), 3):
         with pytest.raises(CryoETError, match="leave_out_slices: expected two whole numbers"):
             segment(model, volume, leave_out_slices=wrong, **HOW)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("blend", ["trimmed", "gaussian"])
+def test_slices_that_are_kept_keep_their_bits_wherever_the_others_end(
+    rescale: bool, blend: Any, network: Callable
+) -> None:
+    """Trimmed tiles weigh nothing at their ends: a layer may begin in a wanted slice and add nothing to any."""
+    model = network("unet3d", voxel_size_A=12)
+    volume = Volume(np.random.default_rng(0).normal(size=(40, 8, 8)).astype(np.float32), voxel_size_A=10.0)
+    how: dict[str, Any] = {"tile": 16, "overlap": 8, "dtype": "float32", "blend": blend, "rescale": rescale}
+    whole = segment(model, volume, **how).data
+    assert whole[0].max() < 0.95  # else background would look like a result
+    for top, bottom in [*((n, 0) for n in range(40)), *((0, n) for n in range(40)), (3, 14), (13, 11), (19, 20)]:
+        kept = slice(top, 40 - bottom)
+        found = segment(model, volume, leave_out_slices=(top, bottom), **how).data
+        np.testing.assert_array_equal(found[:, kept], whole[:, kept], err_msg=f"without {top} and {bottom}")
+        assert (np.delete(found[0], np.r_[kept], axis=0) == 1).all()
 
 
 @pytest.mark.parametrize(

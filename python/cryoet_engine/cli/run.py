@@ -9,9 +9,9 @@ and report.md stay at the top. An interrupted run leaves OUT.partial, which the 
   cryoet run TOMO --labels STROKES --classes background,membrane,spikes,lumen -o out/
   cryoet run --pair TOMO1 STROKES1 --pair TOMO2 STROKES2 OTHER1 OTHER2 --classes background,foreground -o out/
 
-Two classes are learned from soft pseudo labels by regression (--targets soft --loss mse), more from hard ones by
-cross-entropy. Self-training: with --rounds 2 the network learns once more, also from its own segmentation of the OTHERs
-where it is sure. --leave-out-slices and --min-diameter then come after the last round.
+Two classes are learned from soft pseudo labels by regression (--targets soft --loss mse, softmax outputs), more from
+hard ones by cross-entropy + Dice. Self-training: with --rounds 2 the network learns once more, also from its own
+segmentation of the OTHERs where it is sure. --leave-out-slices and --min-diameter then come after the last round.
 """
 
 from __future__ import annotations
@@ -110,10 +110,11 @@ def check_tiles(args: argparse.Namespace, paths: Sequence[str], volumes: Sequenc
             expected = f"under {volume.shape[0]} slices together, as many as {path} has"
             got = ",".join(map(str, args.leave_out_slices))
             raise input_error("--leave-out-slices", "numbers", expected=expected, got=got)
-        if args.rescale and volume.voxel_size_status == "unknown":
-            fix = "say it (--voxel-size), or leave --rescale out"
+        wishes = {"--rescale": args.rescale, "--min-diameter": args.min_diameter, "--hide-dust": args.hide_dust}
+        if volume.voxel_size_status == "unknown" and (asked := [name for name, wish in wishes.items() if wish]):
+            fix = f"say it (--voxel-size), or leave {asked[0]} out"
             expected = "tomograms whose voxel sizes are known"
-            raise input_error("--rescale", "voxel size", expected=expected, got=f"an unknown one in {path}", fix=fix)
+            raise input_error(asked[0], "voxel size", expected=expected, got=f"an unknown one in {path}", fix=fix)
 
 
 def settings_from(args: argparse.Namespace, inputs: Mapping[str, Sequence[str]]) -> dict[str, Any]:

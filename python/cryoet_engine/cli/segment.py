@@ -8,7 +8,8 @@ saw a tile's padding; `--blend plain` is the published way. Memory is that of on
   cryoet segment TOMO --model net/ -o proba.zarr --tta mirror --variance-out unsure.mrc --labels-out labels.mrc
   cryoet segment TOMO --model net/ -o proba.zarr --rescale --leave-out-slices 20,20 --min-diameter 10
 
-An interrupted run (Ctrl-C, a crash, a full disk) leaves ZARR.partial, and the same command goes on from there.
+An interrupted run (Ctrl-C, a crash, a full disk) leaves ZARR.partial once a chunk of slices (64) is stored, and the
+same command goes on from there. An older segmentation of that name is replaced.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ def add_tile_arguments(parser: argparse.ArgumentParser) -> None:
         help="as many slices at low and high z become background",
     )
     parser.add_argument(
-        "--min-diameter", type=_length, metavar="NM", help="particles smaller than this become background"
+        "--min-diameter",
+        type=_length,
+        metavar="NM",
+        help="particles (of touching voxels, 26 neighbours) smaller than this become background",
     )
 
 
@@ -147,6 +151,9 @@ def predict(
     from ..refine import remove_dust
 
     network, facts = load_model(model)
+    if args.min_diameter is not None and volume.voxel_size_status == "unknown":
+        expected, fix = "a tomogram whose voxel size is known", "say it (--voxel-size), or leave --min-diameter out"
+        raise input_error("--min-diameter", "voxel size", expected=expected, got="an unknown one", fix=fix)
     if not args.rescale and (warning := voxel_size_mismatch(facts, volume)):
         say(f"note: {warning} (--rescale)")
     maps = maps or {}

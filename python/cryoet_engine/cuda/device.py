@@ -63,6 +63,7 @@ class Device(Protocol):
     """A card. Work given to one stream runs in order; streams wait for each other by events only."""
 
     name: str
+    number: int  # as torch counts cards, too
     shared_bytes: int  # that a block may have
 
     def free_bytes(self) -> int:
@@ -137,7 +138,7 @@ class CupyDevice:
         self._cupy = cupy
         card = cupy.cuda.Device()
         properties = cupy.cuda.runtime.getDeviceProperties(card.id)
-        self.name = properties["name"].decode()
+        self.name, self.number = properties["name"].decode(), int(card.id)
         self.shared_bytes = int(properties["sharedMemPerBlockOptin"])
         self._modules: dict[str, Any] = {}
         self._kernels: dict[tuple[str, str], Any] = {}

@@ -79,9 +79,12 @@ class Plan:
         return bool(part.any())
 
     def complete(self, layer: int) -> slice:
-        """The slices that have all their weight once this layer was added, up to the next layer's first."""
-        starts = self.starts[0]
-        return slice(starts[layer], starts[layer + 1] if layer + 1 < len(starts) else self.shape[0])
+        """The slices that have all their weight once this layer was added, up to the first of the next one computed.
+
+        Not of the next one there is: a layer that is left out weighs nothing here, and nobody would tell of its slices.
+        """
+        starts, later = self.starts[0], [k for k in self.layers if k > layer]
+        return slice(starts[layer], starts[later[0]] if later else self.shape[0])
 
     def at(self, k: tuple[int, int, int]) -> Shape:
         """The first voxel of tile k."""

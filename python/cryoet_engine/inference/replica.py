@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .._checks import input_error
-from ..models.device import Precision, autocast, choose_device, place
+from .._memory import total_bytes
+from ..models.device import Precision, autocast, choose_device, is_out_of_memory, place
 from ..models.network import SegmentationModel
 from ..models.registry import create_model
 from ..models.summary import inference_memory
@@ -54,8 +54,8 @@ def choose_devices(name: str, *, where: str) -> list[torch.device]:
 def automatic_batch(model: SegmentationModel, tile: Shape, devices: list[torch.device], *, layer: int) -> int:
     """Tiles at a time: as many as half of the memory has room for, on the CPU two at most.
 
-    Of cards the memory that is free counts, of the CPU all that there is, so that a machine does the same each time.
-    layer: how many tiles a layer has.
+    Of cards the memory that is free counts, of the CPU all that this process may hold, so that a machine does the same
+    each time. layer: how many tiles a layer has.
     """
     on_cards = all(device.type == "cuda" for device in devices)
     most = min(_MOST_TILES if on_cards else _MOST_TILES_CPU, -(-layer // len(devices)))
@@ -72,7 +72,7 @@ def _memory(devices: list[torch.device]) -> int:
     n_cpu = sum(device.type == "cpu" for device in devices)
     rooms = [torch.cuda.mem_get_info(device)[0] for device in devices if device.type == "cuda"]
     if n_cpu:
-        rooms.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // n_cpu)
+        rooms.append(total_bytes() // n_cpu)
     return min(rooms)
 
 
@@ -101,7 +101,7 @@ class Replica:
                 parts = [self._compute(part) for part in torch.split(voxels, self.most)]
                 break
             except (RuntimeError, MemoryError) as error:
-                if not _out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 tiles = min(self.most, len(voxels))
                 if tiles == 1:
@@ -125,11 +125,6 @@ class Replica:
             x = voxels.to(self.device, non_blocking=True)
             mean, variance = mean_and_variance(self.model, x, self.orientations, variance=self.variance)
             return mean.to(self.results_on), None if variance is None else variance.to(self.results_on)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or "can't allocate memory" in str(error)  # what torch says on a CPU
 
 
 def replicas(

@@ -19,7 +19,7 @@ from scipy import sparse
 from .._checks import input_error
 from ..blending import SlabBlender
 from ..models.checkpoint import ModelInfo
-from ..volume import Float32Array, Volume, quantise
+from ..volume import Float32Array, Volume, chunk_shape, quantise
 from .sinks import PIECE, Blocks, Store
 
 
@@ -71,6 +71,8 @@ class _Resampled:
     def __init__(self, volume: Volume, shape: tuple[int, ...], steps: tuple[float, ...]) -> None:
         self.shape, self.dtype = shape, np.dtype(np.float32)
         self._volume = volume
+        if chunks := chunk_shape(volume):  # who reads all of it does so by what is about a chunk
+            self.chunks = tuple(max(1, round(n / step)) for n, step in zip(chunks, steps, strict=True))
         self._matrices = [
             resampling_matrix(n_from, n_to, step, cubic=True)
             for n_from, n_to, step in zip(volume.shape, shape, steps, strict=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from ..models.checkpoint import ModelInfo, load_model
 from ..models.device import Precision
 from ..models.network import Network, SegmentationModel, as_segmenter
 from ..models.normalisation import Normalisation
-from ..volume import SoftSegmentation, Volume
+from ..volume import SoftSegmentation, Volume, one_voxel_size
 from .orientations import TestTimeAugmentation, orientations
 from .plan import Blend, Plan
 from .replica import Replica, automatic_batch, choose_devices, replicas, tensor_of
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _MAPS = ("labels", "variance")
 _AHEAD = 2  # batches a replica that are on their way
+_SLAB_SHARE = 0.5  # of a card's free memory, at most; the rest is for the network
 
 Tile = tuple[int, int, int]
 Found = tuple[Tensor, Tensor | None]
@@ -83,8 +85,8 @@ def segment(
     dtype: of the result: uint8, uint16 or float32; where `out` is given, its own counts.
     batch: tiles at a time; "auto": what the memory of the card has room for, on the CPU two. Where memory runs out,
         half as many from then on, which `progress` is told. Memory holds one slab of tiles (float32, one channel a
-        class), its result and a few batches, not the volume; where the network computes on a card and CuPy is there,
-        the slab lies there, too.
+        class), its result and a few batches, not the volume; where the network computes on torch's current card, CuPy
+        is there, and half of the card's free memory has room for the slab, it lies there, too.
     precision: of the convolutions: "float32", "bfloat16", "float16", or "auto": bfloat16 on a card that has it, else
         float32. bfloat16 is much faster on a CPU with AMX, and moves probabilities by about 0.002.
     device: "auto", "cpu", "cuda", "cuda:1", "all" cards, or several of them ("cuda:0,cuda:1"): each has a copy of the
@@ -124,9 +126,9 @@ def segment(
     try:
         store.put_background(kept.start)
         with ExitStack() as held:
-            blends_on, results_on = _blending_place(devices)
             slab = (plan.tile[0], *seen.shape[1:])
             channels = (model.config.out_channels, 1) if store.variance else (model.config.out_channels,)
+            blends_on, results_on = _blending_place(devices, 4 * sum(channels) * math.prod(slab))
             blenders = [held.enter_context(SlabBlender(n, slab, device=blends_on)) for n in channels]
             team = replicas(model, devices, results_on, orientations(tta), variance=store.variance)
             if batch == "auto":
@@ -152,8 +154,7 @@ def voxel_size_mismatch(info: ModelInfo, volume: Volume) -> str | None:
     """
     if "unknown" in (info.voxel_size_status, volume.voxel_size_status):
         return None
-    ratios = [mine / theirs for mine, theirs in zip(volume.voxel_size_A, info.voxel_size_A, strict=True)]
-    if all(1 / 1.1 <= ratio <= 1.1 for ratio in ratios):
+    if one_voxel_size(volume.voxel_size_A, info.voxel_size_A):
         return None
     mine, theirs = (
         " x ".join(f"{length:.4g}" for length in lengths) for lengths in (volume.voxel_size_A, info.voxel_size_A)
@@ -216,12 +217,16 @@ def _rescaling(info: ModelInfo, volume: Volume) -> Rescaling | None:
     return None if found.alike else found
 
 
-def _blending_place(devices: list[torch.device]) -> tuple[card.Device | None, torch.device]:
-    """On the first card, where CuPy can use it; else in memory."""
-    first = devices[0]
-    if first.type == "cuda" and first.index in (None, 0) and (found := card.choose_device("auto", where="segment")):
-        return found, first
-    return None, torch.device("cpu")
+def _blending_place(devices: list[torch.device], slab_bytes: int) -> tuple[card.Device | None, torch.device]:
+    """On the first card, where it is the one that CuPy uses and has room beside the network's; else in memory."""
+    first, host = devices[0], torch.device("cpu")
+    if first.type != "cuda" or (found := card.choose_device("auto", where="segment")) is None:
+        return None, host
+    # Kernels go to the calling thread's card: both have to be the one on which the network computes.
+    if not found.number == first.index == torch.cuda.current_device():
+        return None, host
+    torch.cuda.empty_cache()  # what torch keeps for nothing is room, too
+    return (found, first) if slab_bytes <= _SLAB_SHARE * found.free_bytes() else (None, host)
 
 
 def _blended(
@@ -256,17 +261,19 @@ def _blended(
     with ExitStack() as threads:
         reader, *workers = (_thread(threads, name) for name in ["read", *["compute"] * len(team)])
 
-        def begin(k: int) -> Future[Found]:
+        def begin(k: int) -> Future[tuple[Found, torch.cuda.Event | None]]:
             voxels = reader.submit(read, groups[k])
             replica = team[k % len(team)]
-            return workers[k % len(team)].submit(lambda: replica(voxels.result()))
+            return workers[k % len(team)].submit(lambda: _marked(replica(voxels.result())))
 
         ahead = min(_AHEAD * len(team), len(groups))
         running = deque(begin(k) for k in range(ahead))
         for k, tiles in enumerate(groups):
-            found = running.popleft().result()
+            found, written = running.popleft().result()
             if k + ahead < len(groups):
                 running.append(begin(k + ahead))
+            if written is not None:
+                written.synchronize()
             for blender, part in zip(blenders, found, strict=False):
                 _add(blender, part, tiles, plan)
             done += len(tiles)
@@ -283,11 +290,20 @@ def _thread(held: ExitStack, name: str) -> ThreadPoolExecutor:
     return thread
 
 
+def _marked(found: Found) -> tuple[Found, torch.cuda.Event | None]:
+    """With what passes when results on a card are written, while the batch after them may be computed already."""
+    if found[0].device.type != "cuda":
+        return found, None
+    written = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    written.record(torch.cuda.current_stream(found[0].device))
+    return found, written
+
+
 def _add(blender: SlabBlender, found: Tensor | None, tiles: list[Tile], plan: Plan) -> None:
     if found is None:
         return
     for k, tile in zip(tiles, found, strict=True):
-        blender.add(tile.numpy() if tile.device.type == "cpu" else tile, plan.weights(k), plan.at(k))
+        blender.add(tile.numpy() if tile.device.type == "cpu" else tile, plan.weights(k), plan.at(k), written=True)
 
 
 def _within(plan: Plan, layer: int, blenders: list[SlabBlender]) -> Iterator[slice]:

@@ -15,11 +15,15 @@ Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def choose_device(name: str, *, where: str) -> torch.device:
-    """The device of "auto" (CUDA if a card is there), "cpu" or "cuda"; InputError where it is none or not there."""
+    """The device of "auto" (CUDA if a card is there), "cpu" or "cuda"; InputError where it is none or not there.
+
+    Of several cards torch's current one.
+    """
     if name not in ("auto", "cpu", "cuda"):
         raise input_error(where, "device", expected="auto, cpu or cuda", got=repr(name))
     if name != "cpu" and torch.cuda.is_available():
-        return torch.device("cuda")
+        # With its number: other threads' current card is the first, whatever the caller's is.
+        return torch.device("cuda", torch.cuda.current_device())
     if name == "cuda":
         raise input_error(
             where,
@@ -43,7 +47,10 @@ def number_type(precision: Precision, device: torch.device) -> torch.dtype:
     On a CPU "auto" is float32: without AMX it computes bfloat16 more slowly.
     """
     if precision == "auto":
-        can = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        if device.type != "cuda":
+            return torch.float32
+        with torch.cuda.device(device):  # it is the current card that is asked
+            can = torch.cuda.is_bf16_supported(including_emulation=False)  # which is slower than float32
         return torch.bfloat16 if can else torch.float32
     found: torch.dtype = getattr(torch, precision)
     return found
@@ -55,3 +62,8 @@ def autocast(device: torch.device, enabled: bool, precision: Precision = "auto")
     if enabled and number != torch.float32:
         return torch.autocast(device.type, number)
     return nullcontext()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether that is what an exception says; a CPU's allocator has none of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias, get_args
 import numpy as np
 
 from .._checks import input_error
-from ..volume import Float32Array, Statistics, Volume, statistics
+from ..volume import Float32Array, Statistics, Volume, pieces, statistics
 
 NormalisationKind: TypeAlias = Literal["minmax", "percentile", "zscore"]
 _BINS = 1 << 16
@@ -31,7 +31,7 @@ class Normalisation:
 
     @classmethod
     def measure(cls, volume: Volume, kind: NormalisationKind) -> Normalisation:
-        """Read the whole volume slice by slice and find its constants.
+        """Read the whole volume piece by piece and find its constants.
 
         kind: "minmax" to 0..1 (paper 1, section 4.4); "percentile": median to 0, the 1st and the 99th on average to
             -1 and 1; "zscore": mean 0, standard deviation 1.
@@ -66,8 +66,8 @@ def _percentiles(volume: Volume, found: Statistics, shares: tuple[float, ...]) -
     # Outliers (gold, dead pixels) must not coarsen the bins, so these span what is likely; the rest is clipped.
     low, high = max(found.min, found.mean - 5 * found.std), min(found.max, found.mean + 5 * found.std)
     counts = np.zeros(_BINS, np.int64)
-    for z in range(volume.shape[0]):
-        plane = np.asarray(volume.data[z : z + 1], dtype=np.float64)
+    for piece in pieces(volume):
+        plane = np.asarray(piece, dtype=np.float64)
         counts += np.bincount(
             np.clip((plane - low) * (_BINS / (high - low)), 0, _BINS - 1).astype(np.int64).ravel(), minlength=_BINS
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import product
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from .._progress import Progress, silent
 from ..volume import SoftSegmentation
 
 _SLICES = 64  # of a slab: a chunk of io.create_segmentation, or several
+_BLOCK = 64  # voxels along an axis, at least, where many pieces of dust are looked at together
 _NEIGHBOURS = np.ones((3, 3, 3), bool)
 
 
@@ -47,10 +49,13 @@ def remove_dust(
     `out` the result is an array in memory. Memory: a few slabs, each twice as deep as the diameter or more, and a few
     bytes a particle.
 
-    Errors: InputError for a diameter that is not a number above 0.
+    Errors: InputError for a diameter that is not a number above 0, or a segmentation of unknown voxel size.
     """
     if not 0 < min_diameter_A < math.inf:
         raise input_error("remove_dust", "min_diameter_A", expected="a number above 0, in Å", got=min_diameter_A)
+    if segmentation.voxel_size_status == "unknown":
+        expected = "a known one, without which a diameter means nothing"
+        raise input_error("remove_dust", "voxel size", expected=expected, got="unknown", fix="say it (--voxel-size)")
     smallest = math.pi / 6 * min_diameter_A**3 / math.prod(segmentation.voxel_size_A)
     # As far as the rim reaches, and as far again to see who else is near.
     reach = [min(2 * math.ceil(min_diameter_A / size), n) for size, n in _axes(segmentation)]
@@ -144,26 +149,56 @@ def _rim(
 ) -> npt.NDArray[np.bool_]:
     """The dust's voxels and those around it, of the slices z alone.
 
-    Looked at one piece of dust at a time, in a box around it: dust is small, and where it is not, the box is the slab.
+    Looked at in a box around each piece of dust where these are few; where the boxes would cover a slab more than once,
+    or one is large, in blocks, all pieces at a time: the nearest piece decides, so that both are the same.
     """
     start = max(z.start - reach[0], 0)
     mine = slice(z.start - start, z.stop - start)
     found = np.zeros(states.shape, bool)
     pieces, _ = ndimage.label(states == 1, _NEIGHBOURS)
+    boxes = {}
     for number, box in enumerate(ndimage.find_objects(pieces), start=1):
-        around = tuple(
-            slice(max(part.start - r, 0), min(part.stop + r, n))
-            for part, r, n in zip(box, reach, states.shape, strict=True)
-        )
-        if around[0].stop <= mine.start or around[0].start >= mine.stop:
-            continue
+        around = _wider(box, reach, states.shape)
+        if around[0].stop > mine.start and around[0].start < mine.stop:
+            boxes[number] = around
+    radius = [min(math.ceil(min_diameter_A / size), n) for size, n in _axes(segmentation)]
+    edges = [max(_BLOCK, r) for r in radius]
+    voxels = [math.prod(part.stop - part.start for part in around) for around in boxes.values()]
+    largest = math.prod(edge + 2 * r for edge, r in zip(edges, reach, strict=True))
+    size = segmentation.voxel_size_A
+    if sum(voxels) <= found[mine].size and max(voxels, default=0) <= largest:
+        for number, around in boxes.items():
+            found[around] |= _near(pieces[around] == number, states[around] == 2, size, min_diameter_A)
+        return found[mine]
+    ends = [(mine.start, mine.stop), *((0, n) for n in states.shape[1:])]
+    for corner in product(*(range(*end, edge) for end, edge in zip(ends, edges, strict=True))):
+        block = tuple(slice(a, min(a + edge, end[1])) for a, edge, end in zip(corner, edges, ends, strict=True))
+        around = _wider(block, radius, states.shape)
         there = states[around]
-        distance = _distance(pieces[around] == number, segmentation.voxel_size_A)
-        near = distance <= min_diameter_A
-        if (there == 2).any():
-            near &= distance < _distance(there == 2, segmentation.voxel_size_A)
-        found[around] |= near
+        if (there == 1).any():
+            within = tuple(slice(b.start - a.start, b.stop - a.start) for a, b in zip(around, block, strict=True))
+            found[block] = _near(there == 1, there == 2, size, min_diameter_A)[within]
     return found[mine]
+
+
+def _wider(box: tuple[slice, ...], by: list[int], shape: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(
+        slice(max(part.start - r, 0), min(part.stop + r, n)) for part, r, n in zip(box, by, shape, strict=True)
+    )
+
+
+def _near(
+    dust: npt.NDArray[np.bool_],
+    kept: npt.NDArray[np.bool_],
+    voxel_size_A: tuple[float, float, float],
+    min_diameter_A: float,
+) -> npt.NDArray[np.bool_]:
+    """Voxels as near to dust as the diameter, and nearer than to what stays."""
+    distance = _distance(dust, voxel_size_A)
+    near: npt.NDArray[np.bool_] = distance <= min_diameter_A
+    if kept.any():
+        near &= distance < _distance(kept, voxel_size_A)
+    return near
 
 
 def _distance(particle: npt.NDArray[np.bool_], voxel_size_A: tuple[float, float, float]) -> npt.NDArray[np.float64]:

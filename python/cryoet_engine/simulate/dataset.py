@@ -34,11 +34,12 @@ import numpy as np
 
 from .. import __version__, io
 from .._checks import InputError, file_error, input_error
+from .._memory import available_bytes
 from .._progress import Progress, silent
 from ..io._files import claimed
 from ._ranges import checked, number
 from .complexes import ComplexRecipe
-from .memory import available_bytes, memory_bytes
+from .memory import memory_bytes
 from .storage import (
     FILES,
     PARTICLES,
