@@ -254,6 +254,7 @@ import os, signal
 import numpy as np
 from cryoet_engine import io
 from cryoet_engine.volume import Volume
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs the tests in the background ignores it
 def ctrl_c(stage, done, total, note=""):
     os.kill(os.getpid(), signal.SIGINT)
 io.write({str(tmp_path / "a.mrc")!r}, Volume(np.zeros((3, 4, 5), np.float32)), progress=ctrl_c)
