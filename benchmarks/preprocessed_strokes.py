@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import rankdata
 
 import harness
+from carried_forest import f1
 from cryoet_engine import PixelClassifier
 from cryoet_engine.io import read_volume
 from cryoet_engine.preprocessing import Bilateral, Clahe, Step, preprocess
@@ -155,16 +155,6 @@ def swept(specimen: Specimen, trees: int) -> tuple[Settings, list[dict[str, Any]
         [Settings(smooth.sigma_vox, smooth.sigma_range_std, t, c) for t, c in product(SWEPT_TILES, SWEPT_CLIPS)],
         lambda one: one.clahe(),
     ), rows
-
-
-def f1(counts: Any) -> npt.NDArray[np.float64]:
-    """F1 of each class in each matrix, and their mean: (matrix, class + 1)."""
-    rows = []
-    for one in counts:
-        matrix = ConfusionMatrix(len(one))
-        matrix.counts += np.array(one)
-        rows.append([*matrix.f1(), matrix.mean_f1()])
-    return np.array(rows)
 
 
 def table(classes: Sequence[str], counts: dict[str, list[Any]]) -> str:
