@@ -183,7 +183,7 @@ def tables(results: Sequence[dict[str, Any]]) -> str:
         *four[0]["classes"],
         "class mean",
         "weighted by voxels",
-        "time",
+        "core time",
     ]
     lines += ["", "Four classes: F1 on unseen tomograms, against the truth", ""]
     lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
