@@ -118,7 +118,7 @@ def draw(volume: ce.Volume, classes: np.ndarray, found: dict[str, dict[str, np.n
     panels = below.subplots(1, 4)
     panels[0].imshow(volume.data[z], cmap="gray", interpolation="nearest")
     panels[0].contour(classes[z] > 0, levels=[0.5], colors="#f59e0b", linewidths=0.7)
-    panels[0].set_title("middle slice, what is not background", fontsize=9)
+    panels[0].set_title("middle slice, objects outlined", fontsize=9)
     top = float(max(error[z].max() for error in by_blend.values()))
     for axes, (blend, error) in zip(panels[1:], by_blend.items(), strict=True):
         image = axes.imshow(error[z], cmap="magma", vmin=0, vmax=top, interpolation="nearest")
