@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from .._checks import CryoETError, input_error, message
-from ..models.checkpoint import load_weights
+from ..models.checkpoint import check_weights, load_weights
 from ..models.device import autocast, is_out_of_memory, number_type, place
 from ..models.network import SegmentationModel
 from .augmentation import augment
@@ -67,7 +67,12 @@ class Stepper:
         self.unread: list[tuple[int, list[Patch], Tensor]] = []
         place(model, self.device)
         self.network = processes.share(model)
-        self.mean = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        weights = model.state_dict()
+        self.mean = {name: tensor.clone() for name, tensor in weights.items()}
+        smooth = {name: tensor.is_floating_point() and tensor.ndim > 0 for name, tensor in weights.items()}
+        # The others are counters, and the largest output that was met.
+        self._followed = [[kept[name] for name in kept if smooth[name]] for kept in (self.mean, weights)]
+        self._copied = [[kept[name] for name in kept if not smooth[name]] for kept in (self.mean, weights)]
         self.optimizer = torch.optim.Adam(
             model.parameters(), settings.learning_rate, (0.9, 0.999), weight_decay=settings.weight_decay
         )
@@ -133,11 +138,15 @@ class Stepper:
     def _follow(self) -> None:
         """Let the running mean go after the weights; while young it forgets sooner, so that the first are soon gone."""
         share = max(1 - self.settings.weight_average, 9 / (9 + self.number)) if self.settings.weight_average else 1.0
-        for name, tensor in self.model.state_dict().items():
-            if tensor.is_floating_point() and tensor.ndim:
-                self.mean[name].lerp_(tensor, share)
-            else:  # counters, and the largest output that was met
-                self.mean[name].copy_(tensor)
+        means, weights = self._followed
+        with torch.no_grad():
+            torch._foreach_lerp_(means, weights, share)  # as torch.optim.swa_utils does
+            for mean, tensor in zip(*self._copied, strict=True):
+                mean.copy_(tensor)
+
+    def _keep(self, tensors: dict[str, Tensor]) -> None:
+        for name, mean in self.mean.items():
+            mean.copy_(tensors[name])
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -145,7 +154,7 @@ class Stepper:
         weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         load_weights(self.model, self.mean, where="train")
         self.processes.average_buffers(self.model)
-        self.mean = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self._keep(self.model.state_dict())
         try:
             yield
         finally:
@@ -237,8 +246,8 @@ class Stepper:
 
     def restore(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any], *, where: object) -> None:
         """Be as when both were taken. Errors: those of `load_weights`."""
-        load_weights(self.model, tensors["mean"], where=where)
-        self.mean = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        check_weights(self.model, tensors["mean"], where=where)
+        self._keep(tensors["mean"])
         load_weights(self.model, tensors["model"], where=where)
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors["optimizer"].items():
