@@ -4,10 +4,14 @@
 #include "tone.glsl"
 
 layout(local_size_x = 8, local_size_y = 8) in;
-layout(rgba32f, binding = 0) uniform readonly image2D total;
+#if WIDE
+layout(rgba32f, binding = 0) uniform readonly image2D picture;
+#else
+layout(rgba16f, binding = 0) uniform readonly image2D picture;
+#endif
 layout(rgba16f, binding = 1) uniform writeonly image2D bright;
 
-uniform float gain;     // exposure / number of frames
+uniform float gain;     // exposure
 
 void main() {
     ivec2 pixel = ivec2(gl_GlobalInvocationID.xy);
@@ -15,8 +19,8 @@ void main() {
     vec3 sum = vec3(0.0);
     for (int y = 0; y < 4; ++y) {
         for (int x = 0; x < 4; ++x) {
-            ivec2 from = min(4 * pixel + ivec2(x, y), imageSize(total) - 1);
-            sum += bright_part(gain * imageLoad(total, from).rgb);
+            ivec2 from = min(4 * pixel + ivec2(x, y), imageSize(picture) - 1);
+            sum += bright_part(gain * imageLoad(picture, from).rgb);
         }
     }
     imageStore(bright, pixel, vec4(sum / 16.0, 1.0));

@@ -1,90 +1,113 @@
 // SPDX-License-Identifier: MIT
-// One frame of the picture: a ray a pixel, front to back, added to the running sum.
-// The sum over a ray's samples of colour x light (paper 1, section 5.2) is estimated without bias: light is evaluated
-// at one sample, picked with probability equal to its share of the ray's opacity, and over the frames every sample
-// gets its due. So all rays of a group evaluate light together, which is what vector units need.
+// One frame: a ray a pixel, front to back (paper 1, section 5.2, compositing as corrected).
+// LIGHT 0: none; 1: from the atlas; 2: evaluated at every sample, which is the truth that the atlas is held against.
 #version 430
 #include "random.glsl"
+#include "bricks.glsl"
 #include "matter.glsl"
-#include "skip.glsl"
+#include "ray.glsl"
+#if LIGHT == 2
 #include "light.glsl"
+#endif
 
 layout(local_size_x = 8, local_size_y = 8) in;
-layout(rgba32f, binding = 0) uniform image2D total;     // premultiplied linear rgb and opacity, summed over frames
 
-uniform int first_row;
-uniform vec3 eye, forward, right, up;   // right and up reach from the middle of the picture to its edges
-uniform float orthographic;             // 1: parallel rays, 0: through the eye
-uniform vec2 pixel_shift;               // where in the pixel this frame's rays go, 0..1
-uniform float step_length;
+uniform float strength_occlusion, strength_shadow;
+#if LIGHT == 1
+uniform sampler3D light_atlas;
+uniform vec3 atlas_scale;               // 1 / its size
+#endif
+#if SLICES
+uniform vec3 slice_at;                  // positions of slices that stand in the picture; far outside: none
+#endif
 
 const float OPAQUE = 0.985;             // rays end here, and count as opaque
 
+float light_at(vec3 p, vec3 in_brick, uint cell, uvec3 seed) {
+#if LIGHT == 1
+    vec3 slot = vec3(cell & 1023u, (cell >> 10u) & 1023u, (cell >> 20u) & 1023u);
+    vec3 uvw = (slot * float(POINTS + 1) + 0.5 + in_brick * float(POINTS)) * atlas_scale;
+    vec2 light = textureLod(light_atlas, uvw, 0.0).rg;
+#elif LIGHT == 2
+    vec2 light = vec2(ambient(p, seed, 0u), shadow(p, pcg3d(seed), 0u));
+#else
+    vec2 light = vec2(1.0);
+#endif
+    return (1.0 - strength_occlusion * (1.0 - light.x)) * (1.0 - strength_shadow * (1.0 - light.y));
+}
+
 void main() {
     ivec2 pixel = ivec2(gl_GlobalInvocationID.xy) + ivec2(0, first_row);
-    ivec2 size = imageSize(total);
+    ivec2 size = imageSize(picture);
     if (any(greaterThanEqual(pixel, size))) return;
-    vec2 ndc = 2.0 * (vec2(pixel) + pixel_shift) / vec2(size) - 1.0;
-    vec3 lateral = ndc.x * right - ndc.y * up;
-    vec3 origin = eye + orthographic * lateral;
-    vec3 dir = normalize(forward + (1.0 - orthographic) * lateral);
-    dir = off_axis(dir);
-    vec3 inverse_dir = 1.0 / dir;
-
-    vec3 to_low = (keep_low - origin) * inverse_dir;
-    vec3 to_high = (keep_high - origin) * inverse_dir;
-    vec3 enter = min(to_low, to_high), leave = max(to_low, to_high);
-    float start = max(max(enter.x, max(enter.y, enter.z)), 0.0);
-    float end = min(leave.x, min(leave.y, leave.z));
-#if CUT == 2
-    // The plane takes every class: begin on it, so that the cut face is exact.
-    float distance_to_cut = cut.w - dot(cut.xyz, origin);
-    float approach = dot(cut.xyz, dir);
-    if (approach < 0.0) start = max(start, distance_to_cut / approach);
-    else if (approach > 0.0) end = min(end, distance_to_cut / approach);
-    else if (distance_to_cut < 0.0) end = start;
+    vec4 seen = seen_before(pixel);
+    Ray ray;
+    if (seen.a >= 1.0 || !ray_of(pixel, size, ray)) {
+        keep(pixel, seen);
+        return;
+    }
+#if SLICES
+    vec3 to_slices = (slice_at - ray.origin) * ray.inverse_dir;
+    to_slices = mix(vec3(1e30), to_slices, greaterThan(to_slices, vec3(ray.first)));
+    float to_slice = min(to_slices.x, min(to_slices.y, to_slices.z));
+    bool meets_slice = to_slice < ray.end;
+    ray.end = min(ray.end, to_slice);
 #endif
-    if (!(start < end)) return;
 
-    uvec3 seed = pcg3d(uvec3(pixel, 77u));
-    vec2 u = ray_sequence(seed.xy, frame);
-    float jitter = JITTER == 1 ? u.x : 0.5;
-    float draw = unit_interval(pcg3d(uvec3(pixel, frame))).x;
-    float covered = 0.0;
-    vec3 picked = vec3(0.0), drawn = vec3(0.0);
-    int steps = int(min(ceil((end - start) / step_length), 65536.0));
-    for (int k = 0; k < steps;) {
-        float t = start + (float(k) + jitter) * step_length;
-        if (t >= end) break;
+    float jitter = pixel_random(pixel).x;
+    float covered = seen.a;
+    vec3 sum = seen.rgb;
+    ivec3 brick = ivec3(-1);
+    uint cell = 0u;
+    int k = sample_after(ray, jitter, ray.first);
+    for (;;) {
+        float t = ray.start + (float(k) + jitter) * step_length;
+        if (t >= ray.end) break;
+        vec3 p = ray.origin + t * ray.dir;
+        vec3 place = in_bricks(p);
+        ivec3 here = brick_of(place);
+        if (here != brick) {
+            brick = here;
+            cell = cell_of(brick);
+        }
 #if SKIP
-        float free_to = leap(origin, inverse_dir, dir, t);
-        if (free_to > t) {
+        if ((cell & OCCUPIED) == 0u) {
             // Stay on the ray's own lattice of samples: skipping then changes nothing in the picture.
-            k = max(k + 1, int(min(ceil((free_to - start) / step_length - jitter), 65536.0)));
+            float free_to = t + way_out(p, ray.inverse_dir, ray.dir, brick, int(cell));
+            k = max(k + 1, sample_after(ray, jitter, free_to));
             continue;
         }
 #endif
         ++k;
-        vec3 p = origin + t * dir;
-        float a = opacity(p);
+        Matter m = matter_at(p);
+        float a = opacity_of(m);
         if (a <= 0.0) continue;
         // `a` is the opacity of one voxel's length.
         float share = (1.0 - covered) * (1.0 - pow(1.0 - min(a, 0.9999), step_length));
-        bool crossed = u.y >= covered && u.y < covered + share;
         covered += share;
-        picked = crossed ? p : picked;
-        // Reservoir of one: the newcomer stays with probability share / sum so far; `draw` is used up and renewed.
-        float chance = share / covered;
-        bool stays = draw < chance;
-        draw = stays ? draw / chance : (draw - chance) / (1.0 - chance);
-        drawn = stays ? p : drawn;
+        float light = light_at(p, place - vec3(brick), cell, pcg3d(uvec3(pixel, uint(k) * 8191u + frame)));
+        sum += share * light * color_of(m);
         if (covered > OPAQUE) break;
     }
-    if (covered == 0.0) return;
-    // Where the opacity passed u.y, evenly spread over the frames; a ray that stayed clearer than that draws its lot.
-    if (u.y >= covered) picked = drawn;
-    if (covered > OPAQUE) covered = 1.0;
-    float light = ambient(picked, pcg3d(seed)) * shadow(picked, pcg3d(seed + 1u));
-    vec4 sum = vec4(light * color(picked), 1.0) * covered;
-    imageStore(total, pixel, imageLoad(total, pixel) + sum);
+#if SLICES
+    if (meets_slice && covered <= OPAQUE) {
+        vec3 p = ray.origin + to_slice * ray.dir;
+        vec3 uvw = (p - texture_low) * texture_scale;
+#if RAW == 2
+        vec3 grey = vec3(1.0 - textureLod(matter_b, uvw, 0.0).r);
+#elif RAW == 1
+        vec3 grey = vec3(1.0 - textureLod(matter_a, uvw, 0.0).r);
+#else
+        vec3 grey = vec3(0.02);
+#endif
+        Matter m = matter_at(p);
+        sum += (1.0 - covered) * mix(grey * grey, color_of(m), 0.6 * opacity_of(m));
+        covered = 1.0;
+    }
+#endif
+    if (covered > OPAQUE) {
+        sum /= covered;
+        covered = 1.0;
+    }
+    keep(pixel, vec4(sum, covered));
 }

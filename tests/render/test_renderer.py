@@ -75,9 +75,10 @@ def radiance(
 @pytest.mark.parametrize("depth", [1, 24])
 def test_a_homogeneous_slab_has_the_opacity_of_theory(gl: Any, step: float, depth: int) -> None:
     slab = soft(np.full((depth, 24, 24), 255, np.uint8))
-    settings = dataclasses.replace(PLAIN, step_vox=step)
-    alpha = radiance(gl, slab, ramps(1, opacity=0.05), settings=settings)[12:36, 12:36, 3]
-    assert alpha == pytest.approx(1 - 0.95**depth, abs=4e-6)  # measured 2.0e-6
+    for mode, bound in (("reference", 4e-6), ("cached", 4e-4)):  # measured 2.0e-6, and half floats
+        settings = dataclasses.replace(PLAIN, mode=mode, step_vox=step)
+        alpha = radiance(gl, slab, ramps(1, opacity=0.05), settings=settings)[12:36, 12:36, 3]
+        assert alpha == pytest.approx(1 - 0.95**depth, abs=bound)
 
 
 def test_compositing_agrees_with_the_float64_reference(gl: Any) -> None:
@@ -141,7 +142,7 @@ SLANTED = dataclasses.replace(
     light_azimuth_deg=-90,
     light_elevation_deg=45,
     light_size_deg=0.5,
-    shadow_samples=64,
+    light_shadow_steps=64,
     shadow_range_vox=40,
     frames=8,
 )
@@ -232,13 +233,13 @@ def test_clipped_slices_and_cuts_show_what_is_left(gl: Any) -> None:
     assert middle()[24, 24, :3] == pytest.approx(blue, abs=0.02)
     assert middle(clip_z=(0, 9))[24, 24, :3] == pytest.approx(red, abs=0.02)
     assert middle(leave_out_slices=(0, 14))[24, 24, :3] == pytest.approx(red, abs=0.02)
-    assert middle(cut=Cut(normal=(1, 0, 0), point_vox=(9, 0, 0)))[24, 24, :3] == pytest.approx(red, abs=0.02)
-    assert middle(cut=Cut(normal=(1, 0, 0), point_vox=(2, 0, 0), classes=("b",)))[24, 24, :3] == pytest.approx(
+    assert middle(cuts=(Cut(normal=(1, 0, 0), point_vox=(9, 0, 0)),))[24, 24, :3] == pytest.approx(red, abs=0.02)
+    assert middle(cuts=(Cut(normal=(1, 0, 0), point_vox=(2, 0, 0), classes=("b",)),))[24, 24, :3] == pytest.approx(
         red, abs=0.02
     )
-    half = middle(cut=Cut(normal=(0, 0, 1)))[..., 3]  # the half with large x is gone
+    half = middle(cuts=(Cut(normal=(0, 0, 1)),))[..., 3]  # the half with large x is gone
     assert half[:, 2:22].min() > 0.98 and not half[:, 26:].any()
-    top_row_gone = middle(cut=Cut(normal=(0, 1, 0)))[..., 3]  # y points up in the picture
+    top_row_gone = middle(cuts=(Cut(normal=(0, 1, 0)),))[..., 3]  # y points up in the picture
     assert top_row_gone[26:46].min() > 0.98 and not top_row_gone[:22].any()
 
 
@@ -274,8 +275,8 @@ def test_the_fitted_camera_sees_everything_and_wastes_little(gl: Any, projection
     renderer.accumulate(renderer.fit_camera(settings, (64, 48)), settings, (64, 48))
     seen = renderer.mean()[..., 3] > 0.1
     assert not (seen[0].any() or seen[-1].any() or seen[:, 0].any() or seen[:, -1].any())
-    # It is fitted to bricks of 4 voxels with an apron, which on so small a scene is a wide margin: measured 0.65.
-    assert max(seen.any(0).mean(), seen.any(1).mean()) > 0.6
+    # It is fitted to bricks of 8 voxels with an apron, which on so small a scene is a wide margin: measured 0.5.
+    assert max(seen.any(0).mean(), seen.any(1).mean()) > 0.4
 
 
 def test_beyond_the_budget_the_volume_is_binned_and_it_is_told(gl: Any) -> None:
@@ -318,14 +319,14 @@ def test_what_does_not_match_is_named(gl: Any) -> None:
         renderer.load(Volume(np.zeros((4, 4, 5))), scene, ramps(1))
     with pytest.raises(InputError, match="ramps for the classes"):
         renderer.load(None, scene, ramps(2))
-    with pytest.raises(InputError, match="at most 7 visible"):
+    with pytest.raises(InputError, match="at most 7 classes visible"):
         eight = TransferFunction(classes=NAMES, ramps=tuple(Ramp(left=0.1) for _ in NAMES))
         renderer.load(None, soft(*[np.zeros((2, 2, 2), np.uint8)] * 8), eight)
     with pytest.raises(InputError, match="load"):
         renderer.fit_camera(PLAIN, SIZE)
     renderer.load(None, scene, ramps(1))
-    with pytest.raises(CryoETError, match=r"cut\.classes"):
-        renderer.fit_camera(dataclasses.replace(PLAIN, cut=Cut(normal=(1, 0, 0), classes=("x",))), SIZE)
+    with pytest.raises(CryoETError, match=r"cuts\.classes"):
+        renderer.fit_camera(dataclasses.replace(PLAIN, cuts=(Cut(normal=(1, 0, 0), classes=("x",)),)), SIZE)
     for size in ((0, 5), (5, -1), (10**6, 5), (5.0, 5), (5,), 5, (True, 5)):
         with pytest.raises(InputError, match="size"):
             renderer.check_size(size)  # type: ignore[arg-type]

@@ -215,3 +215,42 @@ class BlendFinish(ctypes.Structure):
         ("out", _Pointer),
         ("labels", _Pointer),
     )
+
+
+class RawSpread(ctypes.Structure):
+    """spread_raw."""
+
+    strides = _Long * 3
+
+    _fields_ = (
+        ("voxels", _Pointer),
+        ("stride", strides),
+        ("type", ctypes.c_int),
+        ("first", ctypes.c_int),
+        ("length", _Int3),
+        ("out", DeviceField),
+        ("zero", ctypes.c_float),
+        ("core_start", ctypes.c_int),
+        ("core_stop", ctypes.c_int),
+        ("nonfinite", _Pointer),
+    )
+
+
+class TexelPack(ctypes.Structure):
+    """pack_texels."""
+
+    strides = _Long * 3
+    channel = _Pointer * 4
+
+    _fields_ = (
+        ("raw", _Pointer),
+        ("raw_range", ctypes.c_float),
+        ("classes", channel),
+        ("stride", strides),
+        ("bytes", ctypes.c_int),
+        ("shape", _Int3),
+        ("channels", ctypes.c_int),
+        ("bits", ctypes.c_int),
+        ("texels", _Pointer),
+        ("nonfinite", _Pointer),
+    )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -48,18 +48,21 @@ class Camera:
         elevation_deg: float,
         aspect: float,
         field_of_view_deg: float,
+        roll_deg: float = 0.0,
         zoom: float = 1.0,
         orthographic: bool = False,
     ) -> Camera:
         """The camera nearest to `points` (n, 3) that sees them all, with a margin, and then magnifies by `zoom`.
 
-        aspect: width / height of the picture.
+        roll_deg: turns the picture clockwise. aspect: width / height of the picture.
         """
         back = direction(azimuth_deg, elevation_deg)
         azimuth = math.radians(azimuth_deg)
         # From the azimuth alone, so that looking straight down is no special case.
         right = np.array([math.cos(azimuth), math.sin(azimuth), 0.0])
         up = np.cross(back, right)
+        roll = math.radians(roll_deg)
+        right, up = math.cos(roll) * right + math.sin(roll) * up, math.cos(roll) * up - math.sin(roll) * right
         x, y, z = points @ right, points @ up, points @ back
         half_height = math.tan(math.radians(field_of_view_deg) / 2)
         margin = 1.08
@@ -87,6 +90,11 @@ class Camera:
             orthographic=orthographic,
             target_depth=depth - middle_depth,
         )
+
+    def looking_at(self, target: Vector) -> Camera:
+        """The same view with `target` (x, y, z) in the middle of the picture."""
+        looked_at = self.eye + self.target_depth * self.forward
+        return replace(self, eye=self.eye + (target - looked_at))
 
     def height_at_target(self) -> float:
         """Height of the picture where it looks at, in the renderer's unit."""

@@ -1,38 +1,41 @@
 # SPDX-License-Identifier: MIT
-"""From a tomogram and a soft segmentation to what the graphics card holds: 8-bit channels and brick maxima.
+"""From a tomogram and a soft segmentation to what the graphics card holds.
 
-Channels: the raw volume, mapped to 0..1, and classes 1 to 3 share a texture; classes 4 to 7 have another. All is
-read slab by slab, so that no more than a slab of the input is in memory at once.
+With a raw volume, it and up to three classes share a texture; from four classes on, the first four have a texture of
+their own, and the raw volume shares the second with the rest. So the raw volume is fetched only where a class is
+visible, and n volumes take n values a voxel (three take four). All is read slab by slab, so that no more than a slab
+of the input is in memory at once.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import ndimage
 
 from .._checks import input_error
-from ..tiling import blocks
+from ..tiling import block_around, blocks
 from ..transfer import TransferFunction
 from ..volume import Float32Array, SoftSegmentation, Volume, quantise
 
-Bytes = npt.NDArray[np.uint8]
+Texels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+Bits = Literal[8, 16]
 
-BRICK = 4  # voxels along a brick's edge: fewer leap better, more cost less to make
+BRICK = 8  # texels along a brick's edge: measured best of 4, 8 and 16 with leaps and a light cache by bricks
 MAX_CLASSES = 7
 _SLAB_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Slab:
-    """Slices from `first` on: `textures` holds one (z, y, x, 4) array a texture."""
+    """Slices from `first` on: `textures` holds one (z, y, x, component) array a texture."""
 
     first: int
-    textures: tuple[Bytes, ...]
+    textures: tuple[Texels, ...]
     nonfinite: int
 
 
@@ -40,7 +43,8 @@ class Slab:
 class Packing:
     """How a scene becomes textures.
 
-    drawn: indices of the visible classes, in the order of the channels.
+    drawn: indices of the classes that are packed, in the order of the channels.
+    bits: of a value, 8 or 16.
     bin: edge of the cube of voxels that becomes one texel, per axis (z, y, x).
     """
 
@@ -48,6 +52,7 @@ class Packing:
     segmentation: SoftSegmentation
     transfer: TransferFunction
     drawn: tuple[int, ...]
+    bits: Bits = 8
     bin: tuple[int, int, int] = (1, 1, 1)
 
     @classmethod
@@ -57,10 +62,13 @@ class Packing:
         segmentation: SoftSegmentation,
         transfer: TransferFunction,
         *,
-        max_edge: int,
-        max_bytes: int,
+        bits: Bits = 8,
+        keep_hidden: bool = False,
     ) -> Packing:
-        """Choose the channels, and the binning that fits both limits. InputError when things do not match."""
+        """Choose the channels. InputError when things do not match.
+
+        keep_hidden: pack hidden classes too (but not the first, the background), so that they can be shown later.
+        """
         if volume is not None and volume.shape != segmentation.shape:
             raise input_error(
                 "render",
@@ -69,35 +77,25 @@ class Packing:
                 got=segmentation.shape,
                 fix="render a segmentation with the tomogram it was made from",
             )
-        if transfer.classes != segmentation.classes:
-            raise input_error(
-                "render",
-                "transfer",
-                expected=f"ramps for the classes {segmentation.classes}",
-                got=transfer.classes,
-                fix="estimate the transfer function from this segmentation",
-            )
-        drawn = tuple(index for index, ramp in enumerate(transfer.ramps) if ramp.visible and ramp.opacity > 0)
+        check_transfer(segmentation, transfer)
+        if bits not in (8, 16):
+            raise input_error("render", "bits", expected="8 or 16", got=repr(bits))
+        shown = [index for index, ramp in enumerate(transfer.ramps) if ramp.visible and ramp.opacity > 0]
+        drawn = sorted({*shown, *range(1, len(transfer.ramps))}) if keep_hidden else shown
         if len(drawn) > MAX_CLASSES:
             raise input_error(
                 "render",
                 "transfer",
-                expected=f"at most {MAX_CLASSES} visible classes",
+                expected=f"at most {MAX_CLASSES} classes" + ("" if keep_hidden else " visible"),
                 got=len(drawn),
                 fix="hide some: TransferFunction.with_ramp(name, visible=False)",
             )
-        edge = 1
-        while True:
-            packing = cls(
-                volume,
-                segmentation,
-                transfer,
-                drawn,
-                tuple(min(edge, n) for n in segmentation.shape),  # type: ignore[arg-type]
-            )
-            if max(packing.shape) <= max_edge and 4 * int(np.prod(packing.shape)) <= max_bytes:
-                return packing
-            edge *= 2
+        return cls(volume, segmentation, transfer, tuple(drawn), bits)
+
+    def binned(self, edge: int) -> Packing:
+        """The same with cubes of `edge` voxels as texels."""
+        z, y, x = (min(edge, n) for n in self.segmentation.shape)
+        return dataclasses.replace(self, bin=(z, y, x))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -106,91 +104,101 @@ class Packing:
         return z, y, x
 
     @property
-    def n_textures(self) -> int:
-        """One for up to three classes, two for up to seven."""
-        return 1 if len(self.drawn) <= 3 else 2
-
-    @property
     def has_raw(self) -> bool:
         """Whether there is a raw volume to multiply with."""
         return self.volume is not None and self.transfer.raw is not None
 
-    def slabs(self) -> Iterator[Slab]:
-        """The textures' contents from the bottom up."""
+    @property
+    def raw_texture(self) -> int | None:
+        """The texture whose first component is the raw volume."""
+        return None if not self.has_raw else int(len(self.drawn) > 3)
+
+    @property
+    def components(self) -> tuple[int, ...]:
+        """Values a texel in each texture: 1, 2 or 4."""
+        classes = len(self.drawn)
+        if self.has_raw:
+            used = (1 + classes,) if classes <= 3 else (4, classes - 3)
+        else:
+            used = (max(classes, 1),) if classes <= 4 else (4, classes - 4)
+        return tuple({1: 1, 2: 2, 3: 4, 4: 4}[n] for n in used)
+
+    @property
+    def texel_bytes(self) -> int:
+        """Bytes a texel in all textures together."""
+        return sum(self.components) * self.bits // 8
+
+    def bytes_of(self, depth: int | None = None) -> int:
+        """Bytes of all textures, of `depth` slices of texels (None: all)."""
+        z, y, x = self.shape
+        return (z if depth is None else depth) * y * x * self.texel_bytes
+
+    def place(self, drawn_index: int) -> tuple[int, int]:
+        """(texture, component) of a packed class."""
+        if not self.has_raw:
+            return divmod(drawn_index, 4)
+        if len(self.drawn) <= 3:
+            return 0, drawn_index + 1
+        return (0, drawn_index) if drawn_index < 4 else (1, drawn_index - 3)
+
+    def slabs(self, first: int = 0, stop: int | None = None) -> Iterator[Slab]:
+        """The textures' contents from the bottom up, slices `first` to `stop` of texels."""
         _, y, x = self.segmentation.shape
-        per_slice = 4 * y * x * (2 + len(self.segmentation.classes))
-        # Whole bricks, so that a slab is a whole number of bins too.
-        unit = max(BRICK, self.bin[0])
+        low, high = first * self.bin[0], (self.shape[0] if stop is None else stop) * self.bin[0]
+        per_slice = y * x * (4 + len(self.segmentation.classes) * self.segmentation.data.dtype.itemsize)
+        unit = self.bin[0]  # a slab is a whole number of bins
         thickness = max(unit, _SLAB_BYTES // per_slice // unit * unit)
         raw = self.transfer.raw if self.has_raw else None
-        for block in blocks(self.segmentation.shape, (thickness, y, x), raw.halo if raw is not None else 0):
-            data = np.asarray(self.segmentation.data[(slice(None), *block.core)])
-            core_shape = data.shape[1:]
-            textures = [np.zeros((*core_shape, 4), np.uint8) for _ in range(self.n_textures)]
+        dtype = np.uint8 if self.bits == 8 else np.uint16
+        for block in blocks((high - low, y, x), (thickness, y, x), 0):
+            start, end = block.core[0].start + low, block.core[0].stop + low
+            data = np.asarray(self.segmentation.data[:, start:end])
+            textures = [np.zeros((end - start, y, x, n), dtype) for n in self.components]
             nonfinite = 0
-            if raw is not None and self.volume is not None:
-                voxels = self.volume.block(block.padded)
+            if raw is not None and self.volume is not None and self.raw_texture is not None:
+                around = block_around(self.volume.shape, (slice(start, end), *block.core[1:]), raw.halo)
+                voxels = self.volume.block(around.padded)
                 if self.volume.dtype.kind == "f":
-                    nonfinite += int(np.count_nonzero(~np.isfinite(voxels[block.inner])))
-                textures[0][..., 0] = quantise(raw.mapped(voxels)[block.inner], np.uint8)
+                    nonfinite += int(np.count_nonzero(~np.isfinite(voxels[around.inner])))
+                textures[self.raw_texture][..., 0] = quantise(raw.mapped(voxels)[around.inner], dtype)
             for place, index in enumerate(self.drawn):
-                texture, channel = divmod(place + 1, 4) if place < 3 else (1, place - 3)
-                textures[texture][..., channel], bad = _as_bytes(data[index])
+                texture, component = self.place(place)
+                textures[texture][..., component], bad = _quantised(data[index], dtype)
                 nonfinite += bad
-            if core_shape[0] >= self.bin[0]:
-                binned = tuple(_binned(texture, self.bin) for texture in textures)
-                yield Slab(block.core[0].start // self.bin[0], binned, nonfinite)
+            binned = tuple(_binned(texture, self.bin) for texture in textures)
+            yield Slab(start // self.bin[0], binned, nonfinite)
 
 
-def _as_bytes(probability: npt.NDArray[Any]) -> tuple[Bytes, int]:
-    """Stored probabilities as bytes, and how many were not finite (they become 0)."""
-    if probability.dtype == np.uint8:
-        return np.asarray(probability, np.uint8), 0
+def check_transfer(segmentation: SoftSegmentation, transfer: TransferFunction) -> None:
+    """Raise InputError for a transfer function of other classes."""
+    if transfer.classes != segmentation.classes:
+        raise input_error(
+            "render",
+            "transfer",
+            expected=f"ramps for the classes {segmentation.classes}",
+            got=transfer.classes,
+            fix="estimate the transfer function from this segmentation",
+        )
+
+
+def _quantised(probability: npt.NDArray[Any], dtype: type[np.uint8] | type[np.uint16]) -> tuple[Texels, int]:
+    """Stored probabilities on the levels of `dtype`, and how many were not finite (they become 0)."""
+    if probability.dtype == dtype:
+        return probability, 0
     if probability.dtype == np.uint16:
         return ((probability.astype(np.uint32) + 128) // 257).astype(np.uint8), 0
+    if probability.dtype == np.uint8:
+        return probability.astype(np.uint16) * np.uint16(257), 0
     bad = int(np.count_nonzero(~np.isfinite(probability)))
-    return quantise(np.nan_to_num(probability, nan=0.0, posinf=0.0, neginf=0.0), np.uint8), bad
+    return quantise(np.nan_to_num(probability, nan=0.0, posinf=0.0, neginf=0.0), dtype), bad
 
 
-def _binned(texture: Bytes, factors: tuple[int, int, int]) -> Bytes:
+def _binned(texture: Texels, factors: tuple[int, int, int]) -> Texels:
     if factors == (1, 1, 1):
         return texture
     z, y, x = (n // b for n, b in zip(texture.shape, factors, strict=False))
     bz, by, bx = factors
-    cut = texture[: z * bz, : y * by, : x * bx].reshape(z, bz, y, by, x, bx, 4)
+    cut = texture[: z * bz, : y * by, : x * bx].reshape(z, bz, y, by, x, bx, -1)
     mean: Float32Array = cut.mean(axis=(1, 3, 5), dtype=np.float32)
-    return np.rint(mean).astype(np.uint8)
-
-
-def brick_maxima(texture: Bytes, axis: int) -> Bytes:
-    """Largest value along one axis in every brick and its apron of one voxel.
-
-    With the apron no trilinear sample inside a brick exceeds the brick's value.
-    """
-    starts = np.arange(0, texture.shape[axis], BRICK)
-    largest = np.moveaxis(np.maximum.reduceat(texture, starts, axis=axis), axis, 0)
-    planes = np.moveaxis(texture, axis, 0)
-    largest[1:] = np.maximum(largest[1:], planes[starts[1:] - 1])
-    largest[:-1] = np.maximum(largest[:-1], planes[starts[1:]])
-    return np.moveaxis(largest, 0, axis)
-
-
-def brick_opacity(maxima: Bytes, packing: Packing, *, multiply_raw: bool) -> Float32Array:
-    """Upper bound of the joint opacity in every brick, (z, y, x), from maxima (z, y, x, channel)."""
-    largest = maxima.astype(np.float32) / 255
-    raw = packing.transfer.raw
-    factor = np.ones(maxima.shape[:3], np.float32)
-    if multiply_raw and packing.has_raw and raw is not None:
-        factor = np.clip((largest[..., 0] - raw.left) / (raw.right - raw.left), 0, 1).astype(np.float32)
-    clear = np.ones_like(factor)
-    for place, index in enumerate(packing.drawn):
-        clear *= 1 - packing.transfer.ramps[index](largest[..., place + 1]) * factor
-    return (1 - clear).astype(np.float32)
-
-
-def brick_distance(occupied: npt.NDArray[np.bool_]) -> Bytes:
-    """Chebyshev distance, in bricks, from every brick to the nearest occupied one (at most 255)."""
-    if not occupied.any():
-        return np.full(occupied.shape, 255, np.uint8)
-    distance = ndimage.distance_transform_cdt(~occupied, metric="chessboard")
-    return np.asarray(np.minimum(distance, 255), np.uint8)
+    rounded: Texels = np.rint(mean).astype(texture.dtype)
+    return rounded

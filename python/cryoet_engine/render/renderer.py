@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""The passes: load the scene, march frames into a running sum, bloom, present (paper 1, section 5.2).
+"""The passes: scene, map of bricks, light, frames into a running mean, bloom and tone (paper 1, section 5.2).
 
-This is the reference mode: occlusion and shadow are evaluated at every sample of every ray, nothing is cached.
+On an edit of ramps or planes: occupancy, distances, light. In a frame: march. At the end: bloom and tone.
 All work is done in compute shaders: on data-centre cards only a small part of the chip runs fragment shaders.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,55 +21,69 @@ from .._checks import input_error
 from .._progress import Progress, silent
 from ..transfer import TransferFunction
 from ..volume import Float32Array, SoftSegmentation, Triple, Volume
+from .bricks import BrickMap
 from .camera import Camera, Vector, direction
 from .context import check_allocation, is_software
-from .packing import BRICK, Packing, brick_distance, brick_maxima, brick_opacity
-from .settings import RenderSettings
-from .shaders import compile_shader
+from .light import LightCache
+from .packing import BRICK, Bits, Packing, check_transfer
+from .scene import Scene
+from .settings import Cut, RenderSettings
+from .shaders import Programs, set_uniforms
+from .tone import Display
 
-_SOFTWARE_BYTES = 2**29  # of one texture; Mesa fails at about 1.8 GiB, and a larger scene takes minutes on a CPU
-_DEVICE_BYTES = 2**32
+_SOFTWARE_BYTES = 2**30  # Mesa fails at about 1.8 GiB a texture, and a larger scene takes minutes on a CPU
 _BAND_PIXELS = 2**19  # marched at once: short enough for a card's watchdog and for Ctrl-C
-_BLOOM_SCALE = 4
+_FAR = 1e30
+
+#: Shader of each mode.
+_PASSES = {
+    "cached": "march.comp",
+    "reference": "march.comp",
+    "dvr": "march.comp",
+    "iso": "surface.comp",
+    "mip": "projection.comp",
+    "vpt": "paths.comp",
+}
+#: Modes whose running mean takes so many frames that half floats would stop it.
+_WIDE = ("reference", "vpt")
 
 
-def _set(program: Any, **values: Any) -> None:
-    """Set uniforms. What the compiler found unused is not there: whole uniforms, or the end of an array."""
-    for name, value in values.items():
-        if name not in program:
-            continue
-        uniform = program[name]
-        if isinstance(value, list):
-            value = value[: uniform.array_length] if uniform.array_length > 1 else value[0]
-        uniform.value = value
+@dataclass(frozen=True)
+class _Look:
+    """What a frame's shaders are compiled with and told, the camera excepted."""
 
-
-def _linear(display: Triple) -> Triple:
-    """sRGB display values to linear light."""
-    red, green, blue = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in display)
-    return red, green, blue
+    defines: dict[str, int]
+    matter: dict[str, Any]
+    light: dict[str, Any]
 
 
 class Renderer:
     """Holds one scene on one OpenGL context and draws it.
 
     context: from `opened_context`, which also releases what is made here.
-    notices: what the person should know about the picture: binning, non-finite voxels, nothing visible.
+    notices: what the person should know about the picture: binning, slabs, non-finite voxels, nothing visible.
     unit_A: length of the renderer's unit, a voxel's shortest edge, in Å (1 where the voxel size is unknown).
+    timings: seconds that each stage took when it last ran: "upload", "bricks", "light", "march" (a frame), "tone".
     """
 
     def __init__(self, context: Any) -> None:
         self.notices: list[str] = []
-        self.unit_A = 1.0
+        self.timings: dict[str, float] = {}
         self._context = context
-        self._programs: dict[tuple[str, tuple[tuple[str, int], ...]], Any] = {}
-        self._packing: Packing | None = None
-        self._maxima = np.zeros((1, 1, 1, 4), np.uint8)
-        self._voxel = self._half_extent = np.ones(3)  # (x, y, z), in units of the shortest voxel edge
-        self._matter: list[Any] = []
-        self._distance: Any = None
-        self._total: Any = None
-        self._frames = 0
+        self._programs = Programs(context)
+        self._scene: Scene | None = None
+        self._bricks: BrickMap | None = None
+        self._light = LightCache(context, self._programs)
+        self._display = Display(context, self._programs)
+        self._transfer: TransferFunction | None = None
+        self._raw_colors: Any = None
+        self._picture: Any = None
+        self._frame_state: Any = None
+
+    @property
+    def unit_A(self) -> float:
+        """Length of the renderer's unit in Å."""
+        return 1.0 if self._scene is None else self._scene.unit_A
 
     def load(
         self,
@@ -73,108 +91,249 @@ class Renderer:
         segmentation: SoftSegmentation,
         transfer: TransferFunction,
         *,
+        bits: Bits = 8,
+        keep_hidden: bool = False,
         max_bytes: int | None = None,
+        beyond: Literal["slabs", "bin"] | None = None,
         progress: Progress = silent,
     ) -> None:
         """Bring the scene to the card, slab by slab.
 
         volume: raw tomogram (z, y, x) or None; segmentation: (class, z, y, x) on the same grid.
-        max_bytes: of one texture; a larger scene is binned by 2, 4, ... and a notice says so.
+        bits: of a value on the card, 8 or 16.
+        keep_hidden: bring hidden classes too, so that `set_transfer` can show them.
+        max_bytes: of the textures. A larger scene goes in slabs that are brought up one after another for every
+            picture, or is binned by 2, 4, ... (`beyond`; None: slabs on a card, binning on software OpenGL); a
+            notice says so.
         """
+        started = time.perf_counter()
+        self.release_scene()
+        packing = Packing.plan(volume, segmentation, transfer, bits=bits, keep_hidden=keep_hidden)
         software = is_software(self._context)
-        budget = max_bytes or (_SOFTWARE_BYTES if software else _DEVICE_BYTES)
         edge = int(self._context.info["GL_MAX_3D_TEXTURE_SIZE"])
-        packing = Packing.plan(volume, segmentation, transfer, max_edge=edge, max_bytes=budget)
-        for texture in self._matter:
-            texture.release()
+        budget = max_bytes or (_SOFTWARE_BYTES if software else _device_bytes(self._context))
+        depth = packing.shape[0]
+        how = beyond or ("bin" if software else "slabs")
+        if packing.bytes_of() > budget or max(packing.shape) > edge:
+            if how == "slabs" and max(packing.shape[1:]) <= edge:
+                depth = min(edge, budget // packing.bytes_of(1))
+                if depth < BRICK + 2:
+                    how = "bin"
+            factor = 1
+            while how == "bin" and (packing.bytes_of() > budget or max(packing.shape) > edge):
+                factor *= 2
+                packing = packing.binned(factor)
+            depth = min(depth, packing.shape[0])
+        self._scene = scene = Scene(self._context, self._programs, packing, depth)
+        self._bricks = BrickMap(self._context, self._programs, scene)
+        self._transfer = transfer
+        scene.find_maxima(progress)
         z, y, x = packing.shape
-        self._matter = []
-        for _ in range(packing.n_textures):
-            texture = self._context.texture3d((x, y, z), 4)
-            check_allocation(self._context, f"a texture of {z} x {y} x {x} voxels")
-            texture.filter = (self._linear_filter, self._linear_filter)
-            texture.repeat_x = texture.repeat_y = texture.repeat_z = False
-            self._matter.append(texture)
-        maxima, nonfinite = [], 0
-        for slab in packing.slabs():
-            for texture, content in zip(self._matter, slab.textures, strict=True):
-                depth = content.shape[0]
-                texture.write(np.ascontiguousarray(content), viewport=(0, 0, slab.first, x, y, depth), alignment=1)
-            channels = np.concatenate(slab.textures, axis=-1)
-            maxima.append(brick_maxima(brick_maxima(channels, 2), 1))
-            nonfinite += slab.nonfinite
-            progress("upload", slab.first + slab.textures[0].shape[0], z)
-        check_allocation(self._context, "the upload of the volume")
-        self._maxima = brick_maxima(np.concatenate(maxima), 0)
-        self._packing = packing
-        grid = volume if volume is not None else segmentation
-        edges = np.array(grid.voxel_size_A[::-1])
-        self.unit_A = float(edges.min())
-        self._voxel = edges / self.unit_A
-        self._half_extent = np.array(packing.shape[::-1]) * packing.bin[::-1] * self._voxel / 2
         if max(packing.bin) > 1:
             self.notices.append(
                 f"binned by {max(packing.bin)} to {z} x {y} x {x} voxels for drawing: the full volume is beyond "
                 + ("what software OpenGL draws in reasonable time" if software else "the texture limits")
             )
-        if nonfinite:
-            self.notices.append(f"{nonfinite} voxels that are not finite were drawn as background")
-        if not packing.drawn:
+        if not scene.whole:
+            self.notices.append(
+                f"drawn in {len(scene.slabs)} slabs of {scene.slabs[0][1]} slices: "
+                f"{packing.bytes_of() / 2**20:.0f} MiB exceed {budget / 2**20:.0f} MiB, or the texture limit of {edge}"
+            )
+        if scene.nonfinite:
+            self.notices.append(f"{scene.nonfinite} voxels that are not finite were drawn as background")
+        if not any(transfer.ramps[index].visible for index in packing.drawn):
             self.notices.append("no class is visible: the picture is empty")
+        self.timings["upload"] = time.perf_counter() - started
 
-    @property
-    def _linear_filter(self) -> int:
-        return int(self._context.LINEAR)
+    def release_scene(self) -> None:
+        """Give back what the scene holds on the card."""
+        for part in (self._scene, self._bricks, self._light):
+            if part is not None:
+                part.release()
+        self._scene = self._bricks = self._transfer = None
 
-    def _program(self, name: str, **defines: int) -> Any:
-        key = (name, tuple(sorted(defines.items())))
-        if key not in self._programs:
-            self._programs[key] = compile_shader(self._context, name, defines)
-        return self._programs[key]
+    def set_transfer(self, transfer: TransferFunction) -> None:
+        """Other ramps, colours and visibility for the scene that is there. InputError where it needs other data."""
+        packing = self._loaded().packing
+        check_transfer(packing.segmentation, transfer)
+        shown = {index for index, ramp in enumerate(transfer.ramps) if ramp.visible and ramp.opacity > 0}
+        if not shown <= set(packing.drawn):
+            raise input_error(
+                "Renderer.set_transfer",
+                "transfer",
+                expected="classes that were brought to the card",
+                got=tuple(transfer.classes[index] for index in sorted(shown - set(packing.drawn))),
+                fix="load(..., keep_hidden=True)",
+            )
+        old, new = packing.transfer.raw, transfer.raw
+        if packing.has_raw and (
+            new is None
+            or old is None
+            or (old.low_pass_sigma_vox, old.at_zero, old.at_one) != (new.low_pass_sigma_vox, new.at_zero, new.at_one)
+        ):
+            raise input_error(
+                "Renderer.set_transfer",
+                "transfer.raw",
+                expected="low-pass and grey values as loaded",
+                got=new,
+                fix="load() anew",
+            )
+        self._transfer = transfer
 
-    def _scene(self) -> Packing:
-        if self._packing is None:
+    def _loaded(self) -> Scene:
+        if self._scene is None:
             raise input_error("Renderer", "scene", expected="load() first", got="nothing loaded")
-        return self._packing
+        return self._scene
 
-    def _from_voxel(self, point_zyx: npt.ArrayLike) -> Vector:
-        """Position (x, y, z) of a point in voxels (z, y, x), whose whole numbers are the middles of voxels."""
-        return np.asarray((np.asarray(point_zyx, float)[::-1] + 0.5) * self._voxel - self._half_extent)
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._context.finish()
+        self.timings[stage] = time.perf_counter() - started
+
+    def _look(self, settings: RenderSettings, slab: tuple[int, int]) -> _Look:
+        scene, transfer = self._loaded(), self._transfer
+        assert transfer is not None
+        packing = scene.packing
+        from_raw = settings.source == "raw" and settings.mode not in ("cached", "reference")
+        if from_raw and not packing.has_raw:
+            raise input_error(
+                "RenderSettings", "source", expected='"classes": there is no raw volume, or no ramp on it', got="raw"
+            )
+        keep_low, keep_high = self._kept(settings)
+        names = [packing.segmentation.classes[index] for index in packing.drawn]
+        ramps = [transfer.ramps[index] for index in packing.drawn]
+        raw = transfer.raw
+        defines = {
+            "TEXTURES": len(packing.components),
+            "CLASSES": len(names),
+            "RAW": 0 if packing.raw_texture is None else packing.raw_texture + 1,
+            "MULTIPLY_RAW": int(settings.multiply_raw and packing.has_raw),
+            "CUTS": len(settings.cuts),
+            "BOX": int(settings.box is not None and bool(settings.box.classes) and not from_raw),
+            "SOURCE_RAW": int(from_raw),
+        }
+        matter = {
+            **scene.matter_uniforms(slab),
+            "ramp_left": _fours([r.left for r in ramps], 1.0),
+            "ramp_gain": _fours([1 / (r.right - r.left) for r in ramps], 1.0),
+            "ramp_opacity": _fours([r.opacity * r.visible for r in ramps], 0.0),
+            "raw_ramp": (0.0, 1.0) if raw is None else (raw.left, 1 / (raw.right - raw.left)),
+            "keep_low": tuple(keep_low),
+            "keep_high": tuple(keep_high),
+            "brick_map": 2,
+            "raw_colors": 3,
+        }
+        matter |= self._cut_uniforms(settings.cuts, names, from_raw)
+        if settings.box is not None:
+            low, high = (scene.from_voxel(point) for point in (settings.box.low_vox, settings.box.high_vox))
+            matter["box_low"], matter["box_high"] = tuple(low), tuple(high)
+            matter["box_classes"] = _fours([float(name in settings.box.classes) for name in names], 0.0)
+        if from_raw:
+            matter["points"] = settings.raw_points()  # no uniform: it makes the look's key
+            self._use_raw_colors(settings)
+        return _Look(defines, matter, self._light_uniforms(settings))
+
+    def _light_uniforms(self, settings: RenderSettings) -> dict[str, Any]:
+        azimuth = settings.light_azimuth_deg + settings.azimuth_deg * settings.light_follows_camera
+        distance = 4 * float(np.linalg.norm(self._loaded().half_extent))
+        light = distance * direction(azimuth, settings.light_elevation_deg)
+        radius = settings.occlusion_radius_vox
+        return {
+            "occlusion_sphere": (0.0, 0.0, settings.occlusion_offset * radius, radius),
+            "light_sphere": (*light.tolist(), distance * math.tan(math.radians(settings.light_size_deg))),
+            "shadow_range": settings.shadow_range_vox,
+        }
 
     def _kept(self, settings: RenderSettings) -> tuple[Vector, Vector]:
-        """Corners of the box that is drawn."""
-        first, stop = settings.drawn_slices(self._scene().segmentation.shape[0])
-        low, high = -self._half_extent, self._half_extent.copy()
-        low[2] = max(low[2], self._from_voxel((first - 0.5, 0, 0))[2])
-        high[2] = min(high[2], self._from_voxel((stop - 0.5, 0, 0))[2])
+        """Corners of the box that is drawn, of all classes."""
+        scene = self._loaded()
+        first, stop = settings.drawn_slices(scene.packing.segmentation.shape[0])
+        low, high = -scene.half_extent, scene.half_extent.copy()
+        low[2] = max(low[2], scene.from_voxel((first - 0.5, 0, 0))[2])
+        high[2] = min(high[2], scene.from_voxel((stop - 0.5, 0, 0))[2])
+        if settings.box is not None and not settings.box.classes:
+            low = np.maximum(low, scene.from_voxel(settings.box.low_vox))
+            high = np.minimum(high, scene.from_voxel(settings.box.high_vox))
+        if not (low < high).all():
+            raise input_error(
+                "RenderSettings",
+                "box",
+                expected=f"some of the volume left to draw, which is {scene.packing.segmentation.shape} voxels",
+                got=settings.box,
+            )
         return low, high
 
-    def _cut(self, settings: RenderSettings) -> tuple[tuple[float, ...], list[tuple[float, ...]], int]:
-        """The plane (x, y, z, offset), which channels it takes, and 0 none, 1 some, 2 all of them."""
-        packing, cut = self._scene(), settings.cut
-        if cut is None:
-            return (0.0, 0.0, 0.0, 0.0), [(0.0,) * 4] * 2, 0
-        classes = packing.segmentation.classes
-        for name in cut.classes:
-            if name not in classes:
-                raise input_error("RenderSettings", "cut.classes", expected=f"of {classes}", got=repr(name))
-        normal = np.array(cut.normal[::-1]) / math.hypot(*cut.normal)
-        offset = 0.0 if cut.point_vox is None else float(normal @ self._from_voxel(cut.point_vox))
-        takes = [float(not cut.classes or classes[i] in cut.classes) for i in packing.drawn]
-        return (*normal.tolist(), offset), _channels(takes, 0.0), 2 if all(takes) else 1
+    def _cut_uniforms(self, cuts: tuple[Cut, ...], names: list[str], from_raw: bool) -> dict[str, Any]:
+        """Planes (x, y, z, offset), the classes each takes, and whether it takes all."""
+        scene = self._loaded()
+        classes = scene.packing.segmentation.classes
+        planes: list[tuple[float, ...]] = []
+        takes: list[tuple[float, ...]] = []
+        takes_all = []
+        for cut in cuts:
+            for name in cut.classes:
+                if name not in classes:
+                    raise input_error("RenderSettings", "cuts.classes", expected=f"of {classes}", got=repr(name))
+            normal = np.array(cut.normal[::-1]) / math.hypot(*cut.normal)
+            offset = 0.0 if cut.point_vox is None else float(normal @ scene.from_voxel(cut.point_vox))
+            taken = [float(not cut.classes or name in cut.classes) for name in names]
+            whole = not cut.classes if from_raw else all(taken)
+            planes.append((*normal.tolist(), offset))
+            takes += [(float(whole),) * 4] * 2 if from_raw else _fours(taken, 0.0)
+            takes_all.append(float(whole))
+        spare = 3 - len(cuts)
+        return {
+            "cut": planes + [(0.0, 0.0, 0.0, 0.0)] * spare,
+            "cut_classes": takes + [(0.0,) * 4] * (2 * spare),
+            "cut_all": takes_all + [0.0] * spare,
+        }
 
-    def _visible_bricks(self, settings: RenderSettings) -> tuple[npt.NDArray[np.float32], Vector, Vector]:
-        """Upper bound of the opacity in every brick; edge of a brick and middles (n, 3) of those worth a look."""
-        packing = self._scene()
-        bound = brick_opacity(self._maxima, packing, multiply_raw=settings.multiply_raw)
-        edge = BRICK * self._voxel * packing.bin[::-1]
-        middles = (np.argwhere(bound > 0.25)[:, ::-1] + 0.5) * edge - self._half_extent
-        low, high = self._kept(settings)
-        middles = middles[((middles + edge / 2 > low) & (middles - edge / 2 < high)).all(axis=1)]
-        plane, _, takes = self._cut(settings)
-        if takes == 2:
-            middles = middles[middles @ np.array(plane[:3]) < plane[3]]
-        return bound, edge, middles
+    def _use_raw_colors(self, settings: RenderSettings) -> None:
+        """The 1D transfer function as a texture: colours, and the largest opacity up to each value."""
+        points = np.array(settings.raw_points())
+        table = np.zeros((2, 256, 4), np.float32)
+        values = np.linspace(0, 1, 256)
+        for channel in range(4):
+            table[0, :, channel] = np.interp(values, points[:, 0], points[:, channel + 1])
+        table[1, :, 3] = np.maximum.accumulate(table[0, :, 3])
+        if self._raw_colors is None:
+            self._raw_colors = self._context.texture((256, 2), 4, dtype="f4")
+            check_allocation(self._context, "the transfer function")
+            self._raw_colors.filter = (self._context.LINEAR, self._context.LINEAR)
+            self._raw_colors.repeat_x = self._raw_colors.repeat_y = False
+        self._raw_colors.write(table.tobytes())
+        self._raw_colors.use(3)
+
+    def _update_bricks(self, look: _Look, settings: RenderSettings, layers: tuple[int, int], *, listed: bool) -> None:
+        bricks = self._bricks
+        assert bricks is not None
+        scalar = look.defines["SOURCE_RAW"] and settings.mode in ("iso", "mip")
+        matter = {**look.matter, "threshold": settings.iso_value if settings.mode == "iso" else 0.0}
+        for name in ("texture_low", "texture_scale"):  # of the slab: the map is of the whole volume
+            del matter[name]
+        with self._timed("bricks"):
+            if bricks.update({**look.defines, "SCALAR": int(scalar)}, matter, listed=listed, layers=layers):
+                self._light.forget()
+        bricks.texture.use(2)
+
+    def _update_light(self, look: _Look, settings: RenderSettings, stop: int, progress: Progress) -> None:
+        assert self._bricks is not None
+        samples = {
+            "OCCLUSION_SAMPLES": settings.light_occlusion_samples if settings.occlusion > 0 else 0,
+            "SHADOW_RAYS": settings.light_shadow_rays if settings.shadow > 0 else 0,
+            "SHADOW_STEPS": settings.light_shadow_steps if settings.shadow > 0 else 0,
+        }
+        with self._timed("light"):
+            self._light.update(
+                self._bricks,
+                {**look.defines, **samples},
+                {**look.matter, **look.light},
+                spacing=settings.light_spacing,
+                stop_layer=stop,
+                progress=progress,
+            )
 
     def check_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) of a picture that can be drawn; InputError for any other."""
@@ -187,24 +346,39 @@ class Renderer:
             )
         return int(size[0]), int(size[1])
 
-    def fit_camera(self, settings: RenderSettings, size: tuple[int, int]) -> Camera:
-        """A camera that sees all that is visible."""
-        _, edge, middles = self._visible_bricks(settings)
+    def fit_camera(self, settings: RenderSettings, size: tuple[int, int], *, turning: bool = False) -> Camera:
+        """A camera that sees all that is visible.
+
+        size: (width, height) in pixels. turning: from the same distance whatever the azimuth, for a turn about z.
+        """
+        scene = self._loaded()
+        slab = scene.slabs[0]
+        look = self._look(settings, slab)
+        lit = settings.mode == "cached" and (settings.occlusion > 0 or settings.shadow > 0)
+        self._update_bricks(look, settings, self._layers(slab), listed=lit)
+        assert self._bricks is not None
+        edge = BRICK * scene.texel
+        middles = (self._bricks.solid()[:, ::-1] + 0.5) * edge - scene.half_extent
         low, high = self._kept(settings)
         corners = np.array(np.meshgrid([-0.5, 0.5], [-0.5, 0.5], [-0.5, 0.5])).reshape(3, 8).T
         if len(middles):
-            points = np.clip((middles[:, None] + 0.8 * corners * edge).reshape(-1, 3), low, high)
+            points = np.clip((middles[:, None] + corners * edge).reshape(-1, 3), low, high)
         else:
             points = (low + high) / 2 + corners * (high - low)
-        return Camera.fit(
-            points,
+        camera = Camera.fit(
+            _turned(points) if turning else points,
             azimuth_deg=settings.azimuth_deg,
             elevation_deg=settings.elevation_deg,
+            roll_deg=settings.roll_deg,
             aspect=size[0] / size[1],
             field_of_view_deg=settings.field_of_view_deg,
             zoom=settings.zoom,
             orthographic=settings.projection == "orthographic",
         )
+        return camera if settings.target_vox is None else camera.looking_at(scene.from_voxel(settings.target_vox))
+
+    def _layers(self, slab: tuple[int, int]) -> tuple[int, int]:
+        return slab[0] // BRICK, -(-slab[1] // BRICK)
 
     def accumulate(
         self,
@@ -212,167 +386,285 @@ class Renderer:
         settings: RenderSettings,
         size: tuple[int, int],
         *,
+        frames: int | None = None,
+        first_frame: int = 0,
         skip_empty: bool = True,
         jitter: bool = True,
         progress: Progress = silent,
     ) -> None:
-        """March `settings.frames` frames into the running sum. size: (width, height) in pixels.
+        """March frames into the running mean.
 
+        size: (width, height) in pixels. frames: how many; None: settings.frames. first_frame: 0 begins anew; to go
+        on with the same camera, settings and size, the number of frames that the mean holds.
         skip_empty = False marches through empty space too (same picture, slower); jitter = False takes the middle
         of every pixel and step. Both are for comparison.
         """
-        packing = self._scene()
+        scene = self._loaded()
         width, height = self.check_size(size)
-        self._allocate_total(width, height)
-        plane, cut_classes, cut = self._cut(settings)
-        multiply = settings.multiply_raw and packing.has_raw
-        program = self._program(
-            "march.comp",
-            CLASSES=len(packing.drawn),
-            MULTIPLY_RAW=int(multiply),
-            CUT=cut,
-            SKIP=int(skip_empty),
-            JITTER=int(jitter),
-            OCCLUSION_SAMPLES=settings.occlusion_samples if settings.occlusion > 0 else 0,
-            SHADOW_SAMPLES=settings.shadow_samples if settings.shadow > 0 else 0,
-        )
-        bound, brick_edge, _ = self._visible_bricks(settings)
-        self._upload_distance(brick_distance(bound > 0))
-        low, high = self._kept(settings)
-        aspect = width / height
-        light_azimuth = settings.light_azimuth_deg + settings.azimuth_deg * settings.light_follows_camera
-        light_distance = 4 * float(np.linalg.norm(self._half_extent))
-        light = light_distance * direction(light_azimuth, settings.light_elevation_deg)
-        ramps = [packing.transfer.ramps[index] for index in packing.drawn]
-        raw = packing.transfer.raw
-        _set(
+        wide = settings.mode in _WIDE
+        if first_frame == 0 or self._picture is None or self._picture.size != (width, height):
+            self._allocate(width, height, wide)
+        if not scene.whole and settings.mode == "vpt":
+            raise input_error(
+                "Renderer.accumulate",
+                "mode",
+                expected="a volume that fits on the card at once: paths wander through all of it",
+                got="vpt in slabs",
+                fix='load(..., beyond="bin"), or another mode',
+            )
+        scene.wanted_halo = self._wanted_halo(settings)
+        every = range(first_frame, first_frame + (settings.frames if frames is None else frames))
+        # In slabs every frame needs all slabs before it is whole; so they come up anew for every frame.
+        slabs = sorted(scene.slabs, key=lambda slab: self._distance_to(camera, slab))
+        if scene.whole:
+            self._frames_of(slabs[0], camera, settings, every, first_frame, skip_empty, jitter, progress)
+            return
+        for number in every:
+            self._frame_state.write(bytes(8 * width * height))
+            for slab in slabs:
+                self._frames_of(slab, camera, settings, range(number, number + 1), 0, skip_empty, jitter, silent)
+            self._fold(number, wide)
+            progress("render", number + 1, every.stop)
+
+    def _wanted_halo(self, settings: RenderSettings) -> int:
+        """Slices beyond a slab that its light looks at."""
+        scene = self._loaded()
+        reach = 1.0
+        if settings.occlusion > 0:
+            reach = max(reach, settings.occlusion_radius_vox * (1 + settings.occlusion_offset))
+        if settings.shadow > 0:
+            reach = max(reach, settings.shadow_range_vox)
+        lit = settings.mode in ("cached", "reference")
+        return 2 + math.ceil(reach / scene.texel[2]) if lit else 2
+
+    def _distance_to(self, camera: Camera, slab: tuple[int, int]) -> float:
+        """Of a slab from the eye, along z: front to back for every ray, whichever way it goes."""
+        scene = self._loaded()
+        low, high = slab[0] * scene.texel[2] - scene.half_extent[2], slab[1] * scene.texel[2] - scene.half_extent[2]
+        if camera.orthographic:
+            return float(low * np.sign(camera.forward[2]))
+        return float(max(low - camera.eye[2], camera.eye[2] - high, 0.0))
+
+    def _frames_of(
+        self,
+        slab: tuple[int, int],
+        camera: Camera,
+        settings: RenderSettings,
+        every: range,
+        first_frame: int,
+        skip_empty: bool,
+        jitter: bool,
+        progress: Progress,
+    ) -> None:
+        scene, transfer = self._loaded(), self._transfer
+        assert transfer is not None
+        scene.make_resident(slab, progress)
+        look = self._look(settings, slab)
+        inline = settings.mode == "reference"
+        lit = settings.occlusion > 0 or settings.shadow > 0
+        cached = settings.mode == "cached" and lit
+        layers = self._layers(slab)
+        self._update_bricks(look, settings, layers, listed=cached)
+        scene.use()
+        light = 2 if inline and lit else int(cached and self._bricks is not None and self._bricks.occupied > 0)
+        if light == 1:
+            self._update_light(look, settings, layers[1], progress)
+            self._light.texture.use(4)
+            scene.use()
+        at = [None if n is None else scene.from_voxel((n, n, n)) for n in settings.slices]
+        shown_slices = any(n is not None for n in settings.slices)
+        defines = {
+            **look.defines,
+            "SKIP": int(skip_empty),
+            "JITTER": int(jitter),
+            "SLABS": int(not scene.whole),
+            "WIDE": int(settings.mode in _WIDE and scene.whole),
+        }
+        if _PASSES[settings.mode] == "march.comp":
+            defines |= {"LIGHT": light, "SLICES": int(shown_slices)}
+            if light == 1:
+                defines["POINTS"] = self._light.points
+            elif light == 2:
+                defines |= {
+                    "OCCLUSION_SAMPLES": settings.occlusion_samples if settings.occlusion > 0 else 0,
+                    "SHADOW_RAYS": int(settings.shadow > 0),
+                    "SHADOW_STEPS": settings.shadow_samples if settings.shadow > 0 else 0,
+                }
+        program = self._programs.get(_PASSES[settings.mode], defines)
+        width, height = self._picture.size
+        low_z = slab[0] * scene.texel[2] - scene.half_extent[2]
+        high_z = slab[1] * scene.texel[2] - scene.half_extent[2]
+        atlas = (1, 1, 1) if light != 1 else self._light.texture.size
+        set_uniforms(
             program,
-            half_extent=tuple(self._half_extent),
-            ramp_left=_channels([r.left for r in ramps], 1.0),
-            ramp_gain=_channels([1 / (r.right - r.left) for r in ramps], 1.0),
-            ramp_opacity=_channels([r.opacity for r in ramps], 0.0),
-            class_color=_colors([r.color for r in ramps]),
-            raw_ramp=(0.0, 1.0) if raw is None else (raw.left, 1 / (raw.right - raw.left)),
-            keep_low=tuple(low),
-            keep_high=tuple(high),
-            cut=plane,
-            cut_classes=cut_classes,
-            brick_edge=tuple(brick_edge),
-            brick_count=tuple(bound.shape[::-1]),
-            eye=tuple(camera.eye),
-            forward=tuple(camera.forward),
-            right=tuple(camera.right * camera.half_height * aspect),
-            up=tuple(camera.up * camera.half_height),
-            orthographic=float(camera.orthographic),
-            step_length=settings.step_vox,
-            occlusion_sphere=(
-                0.0,
-                0.0,
-                settings.occlusion_offset * settings.occlusion_radius_vox,
-                settings.occlusion_radius_vox,
-            ),
-            light_sphere=(*light.tolist(), light_distance * math.tan(math.radians(settings.light_size_deg))),
-            shadow_range=settings.shadow_range_vox,
-            strength_occlusion=settings.occlusion,
-            strength_shadow=settings.shadow,
-            matter_a=0,
-            matter_b=1,
-            brick_distance=2,
+            {
+                **look.matter,
+                **look.light,
+                **_camera_uniforms(camera, width / height),
+                "class_color": _colors([transfer.ramps[index].color for index in scene.packing.drawn]),
+                "step_length": settings.step_vox,
+                "slab": (-_FAR, _FAR) if scene.whole else (low_z, high_z),
+                "strength_occlusion": settings.occlusion,
+                "strength_shadow": settings.shadow,
+                "light_atlas": 4,
+                "atlas_scale": tuple(1 / n for n in atlas),
+                "iso_value": settings.iso_value,
+                "sky": 1.0 - 0.5 * settings.shadow,
+                "key": 0.9 * settings.shadow,
+                # Index 2, 1, 0 of a position is along z, y, x.
+                "slice_at": tuple(
+                    _FAR if p is None else float(p[axis]) for axis, p in ((0, at[2]), (1, at[1]), (2, at[0]))
+                ),
+            },
         )
-        for unit, texture in enumerate(self._matter):
-            texture.use(unit)
-        self._distance.use(2)
-        self._total.bind_to_image(0, read=True, write=True)
-        band = max(8, _BAND_PIXELS // width // 8 * 8)
-        for frame in range(settings.frames):
-            shift = (0.5, 0.5)
-            if jitter:  # the first two of the seven dimensions of random.glsl's sequence
+        target = self._picture if scene.whole else self._frame_state
+        target.bind_to_image(0, read=True, write=True)
+        # Short enough for a watchdog and for Ctrl-C, where a frame takes long.
+        long = is_software(self._context) or settings.mode in _WIDE
+        band = max(8, _BAND_PIXELS // width // 8 * 8) if long else height
+        for frame in every:
+            with self._timed("march"):
+                # The first two of the seven dimensions of random.glsl's sequence.
                 shift = ((0.5 + frame * 0.9115923534820549) % 1, (0.5 + frame * 0.8310006189269519) % 1)
-            _set(program, frame=frame, pixel_shift=shift)
-            for row in range(0, height, band):
-                _set(program, first_row=row)
-                program.run(-(-width // 8), -(-min(band, height - row) // 8))
-                self._context.finish()
-            self._frames = frame + 1
-            progress("render", frame + 1, settings.frames)
+                set_uniforms(program, {"frame": frame, "pixel_shift": shift if jitter else (0.5, 0.5)})
+                for row in range(0, height, band):
+                    set_uniforms(program, {"first_row": row})
+                    program.run(-(-width // 8), -(-min(band, height - row) // 8))
+                    if long:
+                        self._context.finish()
+                self._context.memory_barrier()
+            progress("render", frame + 1, every.stop)
+
+    def _fold(self, number: int, wide: bool) -> None:
+        """A frame that was put together in slabs joins the mean."""
+        self._frame_state.bind_to_image(0, read=True, write=False)
+        self._picture.bind_to_image(1, read=True, write=True)
+        program = self._programs.get("fold.comp", {"WIDE": int(wide)})
+        set_uniforms(program, {"frame": number})
+        width, height = self._picture.size
+        program.run(-(-width // 8), -(-height // 8))
         self._context.memory_barrier()
 
     def mean(self) -> Float32Array:
         """The frames' mean: (height, width, 4) float32, premultiplied linear RGB and opacity, exposure not applied."""
-        width, height = self._total.size
-        pixels = np.frombuffer(self._total.read(), np.float32).reshape(height, width, 4)
-        return pixels / np.float32(max(self._frames, 1))
+        width, height = self._picture.size
+        dtype = np.float32 if self._picture.dtype == "f4" else np.float16
+        return np.frombuffer(self._picture.read(), dtype).reshape(height, width, 4).astype(np.float32)
 
     def present(self, settings: RenderSettings) -> npt.NDArray[np.uint8]:
         """Bloom and tone-map what was accumulated: (height, width, 4) uint8 sRGB, straight alpha."""
-        width, height = self._total.size
-        gain = settings.exposure / max(self._frames, 1)
-        small = (-(-width // _BLOOM_SCALE), -(-height // _BLOOM_SCALE))
-        glow = [self._context.texture(small, 4, dtype="f2") for _ in range(2)]
-        picture = self._context.texture((width, height), 4)
-        check_allocation(self._context, f"a picture of {width} x {height}")
+        with self._timed("tone"):
+            texture = self._display.draw(self._picture, settings)
+        width, height = texture.size
+        return np.frombuffer(texture.read(), np.uint8).reshape(height, width, 4).copy()
+
+    def probe(
+        self, camera: Camera, settings: RenderSettings, size: tuple[int, int]
+    ) -> tuple[Float32Array, npt.NDArray[np.uint8]]:
+        """What each pixel shows: depth in Å along the view (NaN: nothing) and class (0: nothing, else 1 + its index).
+
+        That is where half of the ray is covered, and the class that covers most there. Both (height, width).
+        """
+        scene = self._loaded()
+        width, height = self.check_size(size)
+        found = self._context.texture((width, height), 2, bytes(8 * width * height), dtype="f4")
+        state = self._context.texture((width, height), 4, bytes(8 * width * height), dtype="f2")
         try:
-            for texture in glow:
-                texture.repeat_x = texture.repeat_y = False
-            self._total.bind_to_image(0, read=True, write=False)
-            if settings.bloom > 0:
-                glow[0].bind_to_image(1, read=False, write=True)
-                self._run("bright.comp", small, gain=gain)
-                sigma = max(0.012 * height / _BLOOM_SCALE, 0.5)
-                for source, target, along in ((0, 1, (1, 0)), (1, 0, (0, 1))):
-                    glow[source].bind_to_image(0, read=True, write=False)
-                    glow[target].bind_to_image(1, read=False, write=True)
-                    self._run("blur.comp", small, along=along, sigma=sigma)
-                self._total.bind_to_image(0, read=True, write=False)
-            glow[0].use(3)
-            picture.bind_to_image(1, read=False, write=True)
-            centre, edge = settings.backdrop()
-            self._run(
-                "present.comp",
-                (width, height),
-                gain=gain,
-                frames=float(max(self._frames, 1)),
-                strength_bloom=settings.bloom,
-                background_centre=_linear(centre),
-                background_edge=_linear(edge),
-                opaque=float(not settings.transparent),
-                bloom=3,
-            )
-            return np.frombuffer(picture.read(), np.uint8).reshape(height, width, 4).copy()
+            check_allocation(self._context, f"a picture of {width} x {height}")
+            for slab in sorted(scene.slabs, key=lambda slab: self._distance_to(camera, slab)):
+                scene.make_resident(slab)
+                look = self._look(settings, slab)
+                self._update_bricks(look, settings, self._layers(slab), listed=settings.mode == "cached")
+                scene.use()
+                program = self._programs.get("probe.comp", {**look.defines, "SLABS": 1, "WIDE": 0, "JITTER": 0})
+                low_z = slab[0] * scene.texel[2] - scene.half_extent[2]
+                high_z = slab[1] * scene.texel[2] - scene.half_extent[2]
+                set_uniforms(
+                    program,
+                    {
+                        **look.matter,
+                        **_camera_uniforms(camera, width / height),
+                        "step_length": settings.step_vox,
+                        "slab": (-_FAR, _FAR) if scene.whole else (low_z, high_z),
+                        "pixel_shift": (0.5, 0.5),
+                        "half_way": 0.5,
+                        "first_row": 0,
+                    },
+                )
+                state.bind_to_image(0, read=True, write=True)
+                found.bind_to_image(1, read=True, write=True)
+                program.run(-(-width // 8), -(-height // 8))
+                self._context.memory_barrier()
+            data = np.frombuffer(found.read(), np.float32).reshape(height, width, 2)
         finally:
-            for texture in (*glow, picture):
-                texture.release()
+            found.release()
+            state.release()
+        nothing = data[..., 1] == 0
+        depth = np.where(nothing, np.float32(np.nan), data[..., 0] * np.float32(scene.unit_A)).astype(np.float32)
+        of_channel = np.array([0, *(1 + index for index in scene.packing.drawn)], np.uint8)
+        return depth, of_channel[np.minimum(data[..., 1].astype(np.int64), len(of_channel) - 1)]
 
-    def _run(self, name: str, size: tuple[int, int], **uniforms: Any) -> None:
-        program = self._program(name)
-        _set(program, **uniforms)
-        program.run(-(-size[0] // 8), -(-size[1] // 8))
-        self._context.memory_barrier()
+    def memory(self) -> list[tuple[str, int]]:
+        """What lies on the card: names and bytes."""
+        parts: list[tuple[str, int]] = []
+        for part in (self._scene, self._bricks, self._light, self._display):
+            parts += [] if part is None else part.memory()
+        for name, texture in (("picture", self._picture), ("frame in slabs", self._frame_state)):
+            if texture is not None:
+                bytes_a_pixel = 16 if texture.dtype == "f4" else 8
+                parts.append((name, bytes_a_pixel * texture.size[0] * texture.size[1]))
+        return [(name, size) for name, size in parts if size]
 
-    def _allocate_total(self, width: int, height: int) -> None:
-        if self._total is not None:
-            self._total.release()
-        self._total = self._context.texture((width, height), 4, dtype="f4")
-        check_allocation(self._context, f"a picture of {width} x {height}")
-        self._total.write(bytes(16 * width * height))
-        self._frames = 0
-
-    def _upload_distance(self, distance: npt.NDArray[np.uint8]) -> None:
-        if self._distance is not None:
-            self._distance.release()
-        self._distance = self._context.texture3d(
-            distance.shape[::-1], 1, np.ascontiguousarray(distance), alignment=1, dtype="u1"
-        )
-        check_allocation(self._context, "the distance map")
-        self._distance.filter = (self._context.NEAREST, self._context.NEAREST)
-
-
-def _channels(values: list[float], spare: float) -> list[tuple[float, ...]]:
-    """Values of up to seven classes as two vectors: classes 1 to 3 and a spare, classes 4 to 7."""
-    filled = values + [spare] * (7 - len(values))
-    return [(*filled[:3], spare), tuple(filled[3:])]
+    def _allocate(self, width: int, height: int, wide: bool) -> None:
+        dtype = "f4" if wide else "f2"
+        if self._picture is None or self._picture.size != (width, height) or self._picture.dtype != dtype:
+            if self._picture is not None:
+                self._picture.release()
+                self._picture = None
+            self._picture = self._context.texture((width, height), 4, dtype=dtype)
+            check_allocation(self._context, f"a picture of {width} x {height}")
+        in_slabs = not self._loaded().whole
+        if self._frame_state is not None and (not in_slabs or self._frame_state.size != (width, height)):
+            self._frame_state.release()
+            self._frame_state = None
+        if in_slabs and self._frame_state is None:
+            self._frame_state = self._context.texture((width, height), 4, dtype="f2")
+            check_allocation(self._context, f"a picture of {width} x {height}")
 
 
-def _colors(colors: list[Triple]) -> list[tuple[float, ...]]:
-    filled = [(*color, 0.0) for color in colors] + [(0.0,) * 4] * (7 - len(colors))
-    return [*filled[:3], (0.0,) * 4, *filled[3:]]
+def _device_bytes(context: Any) -> int:
+    """Bytes of textures that a card can be expected to hold: three quarters of its memory where it says so."""
+    return 2**34
+
+
+def _camera_uniforms(camera: Camera, aspect: float) -> dict[str, Any]:
+    return {
+        "eye": tuple(camera.eye),
+        "forward": tuple(camera.forward),
+        "right": tuple(camera.right * camera.half_height * aspect),
+        "up": tuple(camera.up * camera.half_height),
+        "orthographic": float(camera.orthographic),
+    }
+
+
+def _turned(points: Vector) -> Vector:
+    """Points (n, 3) turned about the vertical through their middle, as circles of 48."""
+    middle = (points.min(0) + points.max(0)) / 2
+    radius = np.hypot(*(points - middle)[:, :2].T)
+    heights, which = np.unique(points[:, 2], return_inverse=True)
+    largest = np.zeros(len(heights))
+    np.maximum.at(largest, which.ravel(), radius)
+    angle = np.arange(48) * (2 * np.pi / 48)
+    circle = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    flat = middle[:2] + largest[:, None, None] * circle
+    return np.concatenate([flat.reshape(-1, 2), np.repeat(heights, 48)[:, None]], axis=1)
+
+
+def _fours(values: list[float], spare: float) -> list[tuple[float, ...]]:
+    """Values of up to eight classes as two vectors."""
+    filled = values + [spare] * (8 - len(values))
+    return [(*filled[:4],), (*filled[4:],)]
+
+
+def _colors(colors: list[Triple]) -> list[tuple[float, float, float, float]]:
+    return [(*color, 0.0) for color in colors] + [(0.0, 0.0, 0.0, 0.0)] * (8 - len(colors))

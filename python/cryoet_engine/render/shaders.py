@@ -76,3 +76,29 @@ def compile_shader(context: Any, name: str, defines: Mapping[str, int] | None = 
         return context.compute_shader(composed.source)
     except moderngl.Error as error:
         raise DeviceError(f"shader {name}: {composed.located(str(error))}") from None
+
+
+def set_uniforms(program: Any, values: Mapping[str, Any]) -> None:
+    """Set uniforms. What the compiler found unused is not there: whole uniforms, or the end of an array."""
+    for name, value in values.items():
+        if name not in program:
+            continue
+        uniform = program[name]
+        if isinstance(value, list):
+            value = value[: uniform.array_length] if uniform.array_length > 1 else value[0]
+        uniform.value = value
+
+
+class Programs:
+    """Compiled shaders of one context, each once."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._compiled: dict[tuple[str, tuple[tuple[str, int], ...]], Any] = {}
+
+    def get(self, name: str, defines: Mapping[str, int] | None = None) -> Any:
+        """The program of a shader with these defines. DeviceError when the driver refuses it."""
+        key = (name, tuple(sorted((defines or {}).items())))
+        if key not in self._compiled:
+            self._compiled[key] = compile_shader(self._context, name, defines)
+        return self._compiled[key]
