@@ -19,8 +19,8 @@ uniform int lit_stop;               // bricks from this layer on have no light o
 
 const int EDGE = POINTS + FAR;
 
-ivec3 place_in_atlas(uint cell) {
-    return (POINTS + 1) * ivec3(cell & 1023u, (cell >> 10u) & 1023u, (cell >> 20u) & 1023u);
+ivec3 place_in_atlas(uint data) {
+    return (POINTS + 1) * ivec3(data & 1023u, (data >> 10u) & 1023u, (data >> 20u) & 1023u);
 }
 
 void main() {
@@ -32,15 +32,15 @@ void main() {
     int linear = int(brick_list[number]);
     ivec3 brick = ivec3(linear % brick_count.x, (linear / brick_count.x) % brick_count.y,
                         linear / (brick_count.x * brick_count.y));
-    ivec3 texel = place_in_atlas(cell_of(brick)) + point;
+    ivec3 texel = place_in_atlas(brick_data(brick)) + point;
 #if FAR
     ivec3 far = ivec3(equal(point, ivec3(POINTS)));
     if (far == ivec3(0)) return;
     ivec3 owner = brick + far;
     if (all(lessThan(owner, brick_count))) {
-        uint cell = cell_of(owner);
-        if ((cell & OCCUPIED) != 0u && owner.z < lit_stop) {
-            imageStore(atlas, texel, imageLoad(atlas, place_in_atlas(cell) + point * (1 - far)));
+        uint data = brick_data(owner);
+        if ((data & OCCUPIED) != 0u && owner.z < lit_stop) {
+            imageStore(atlas, texel, imageLoad(atlas, place_in_atlas(data) + point * (1 - far)));
             return;
         }
     }

@@ -17,7 +17,7 @@ float ambient(vec3 p, uvec3 offset, uint first) {
     for (uint k = 0u; k < OCCLUSION_SAMPLES; ++k) {
         vec3 ball = point_in_ball(sequence(offset, first + k));
         vec3 q = p + occlusion_sphere.xyz + occlusion_sphere.w * ball;
-        if (!inside(q) || (cell_of(brick_of(in_bricks(q))) & OCCUPIED) == 0u) continue;
+        if (!inside(q) || distance_at(cell_of(q)) > 0) continue;
         blocked += opacity_of(matter_at(q));
     }
     return 1.0 - blocked / float(OCCLUSION_SAMPLES);
@@ -45,10 +45,10 @@ float shadow_line(vec3 p, vec3 u) {
             if (from_inside) break;     // a box is convex
             continue;
         }
-        ivec3 brick = brick_of(in_bricks(q));
-        uint cell = cell_of(brick);
-        if ((cell & OCCUPIED) == 0u) {
-            reach = t + way_out(q, inverse_dir, dir, brick, int(cell));
+        ivec3 cell = cell_of(q);
+        int free = distance_at(cell);
+        if (free > 0) {
+            reach = t + way_out(q, inverse_dir, dir, cell, cell_edge, free);
             continue;
         }
         float length_of_step = shadow_range * (2.0 * s) / n;

@@ -23,10 +23,13 @@ uniform vec3 slice_at;                  // positions of slices that stand in the
 
 const float OPAQUE = 0.985;             // rays end here, and count as opaque
 
-float light_at(vec3 p, vec3 in_brick, uint cell, uvec3 seed) {
+float light_at(vec3 p, uvec3 seed) {
 #if LIGHT == 1
-    vec3 slot = vec3(cell & 1023u, (cell >> 10u) & 1023u, (cell >> 20u) & 1023u);
-    vec3 uvw = (slot * float(POINTS + 1) + 0.5 + in_brick * float(POINTS)) * atlas_scale;
+    vec3 place = in_bricks(p);
+    ivec3 brick = brick_of(place);
+    uint data = brick_data(brick);
+    vec3 slot = vec3(data & 1023u, (data >> 10u) & 1023u, (data >> 20u) & 1023u);
+    vec3 uvw = (slot * float(POINTS + 1) + 0.5 + (place - vec3(brick)) * float(POINTS)) * atlas_scale;
     vec2 light = textureLod(light_atlas, uvw, 0.0).rg;
 #elif LIGHT == 2
     vec2 light = vec2(ambient(p, seed, 0u), shadow(p, pcg3d(seed), 0u));
@@ -37,7 +40,7 @@ float light_at(vec3 p, vec3 in_brick, uint cell, uvec3 seed) {
 }
 
 void main() {
-    ivec2 pixel = ivec2(gl_GlobalInvocationID.xy) + ivec2(0, first_row);
+    ivec2 pixel = pixel_of();
     ivec2 size = imageSize(picture);
     if (any(greaterThanEqual(pixel, size))) return;
     vec4 seen = seen_before(pixel);
@@ -57,37 +60,42 @@ void main() {
     float jitter = pixel_random(pixel).x;
     float covered = seen.a;
     vec3 sum = seen.rgb;
-    ivec3 brick = ivec3(-1);
-    uint cell = 0u;
     int k = sample_after(ray, jitter, ray.first);
-    for (;;) {
-        float t = ray.start + (float(k) + jitter) * step_length;
-        if (t >= ray.end) break;
+    float t = ray.start + (float(k) + jitter) * step_length;
+    while (t < ray.end && covered <= OPAQUE) {
+        // Leap to the next cell that holds something, then walk through it: two loops, so that rays of a group leap
+        // together and sample together. All stay on their own lattice of samples: leaps change nothing in the picture.
         vec3 p = ray.origin + t * ray.dir;
-        vec3 place = in_bricks(p);
-        ivec3 here = brick_of(place);
-        if (here != brick) {
-            brick = here;
-            cell = cell_of(brick);
-        }
+        ivec3 cell = cell_of(p);
 #if SKIP
-        if ((cell & OCCUPIED) == 0u) {
-            // Stay on the ray's own lattice of samples: skipping then changes nothing in the picture.
-            float free_to = t + way_out(p, ray.inverse_dir, ray.dir, brick, int(cell));
+        int free = distance_at(cell);
+        while (free > 0) {
+            float free_to = t + way_out(p, ray.inverse_dir, ray.dir, cell, cell_edge, free);
             k = max(k + 1, sample_after(ray, jitter, free_to));
-            continue;
+            t = ray.start + (float(k) + jitter) * step_length;
+            if (t >= ray.end) break;
+            p = ray.origin + t * ray.dir;
+            cell = cell_of(p);
+            free = distance_at(cell);
         }
 #endif
-        ++k;
-        Matter m = matter_at(p);
-        float a = opacity_of(m);
-        if (a <= 0.0) continue;
-        // `a` is the opacity of one voxel's length.
-        float share = (1.0 - covered) * (1.0 - pow(1.0 - min(a, 0.9999), step_length));
-        covered += share;
-        float light = light_at(p, place - vec3(brick), cell, pcg3d(uvec3(pixel, uint(k) * 8191u + frame)));
-        sum += share * light * color_of(m);
-        if (covered > OPAQUE) break;
+        float leave = min(t + way_out(p, ray.inverse_dir, ray.dir, cell, cell_edge, 1), ray.end);
+        do {
+            if (t >= ray.end) break;
+            p = ray.origin + t * ray.dir;
+            Matter m = matter_at(p);
+            float a = opacity_of(m);
+            if (a > 0.0) {
+                // `a` is the opacity of one voxel's length.
+                float share = (1.0 - covered) * (1.0 - pow(1.0 - min(a, 0.9999), step_length));
+                covered += share;
+                float light = light_at(p, pcg3d(uvec3(pixel, uint(k) * 8191u + frame)));
+                sum += share * light * color_of(m);
+                if (covered > OPAQUE) break;
+            }
+            ++k;
+            t = ray.start + (float(k) + jitter) * step_length;
+        } while (t < leave);
     }
 #if SLICES
     if (meets_slice && covered <= OPAQUE) {

@@ -1,18 +1,20 @@
 // SPDX-License-Identifier: MIT
-// Which bricks may hold something visible: an upper bound of the opacity in each, from the largest values of its
-// channels. Occupied bricks get a number (LISTED) or carry the bound; 0 stands for all others.
+// What may hold something visible: an upper bound of the opacity in every cell, from the largest values of its
+// channels. Cells start with distance 0 or 255; bricks with any such cell get a number (LISTED) or carry the bound.
 #version 430
 #include "bricks.glsl"
 #include "matter.glsl"
 
 layout(local_size_x = 4, local_size_y = 4, local_size_z = 4) in;
 layout(r32ui, binding = 0) uniform writeonly uimage3D map;
+layout(r8ui, binding = 1) uniform writeonly uimage3D distances;
 layout(std430, binding = 0) writeonly buffer Bricks {
     uint brick_list[];
 };
 layout(std430, binding = 1) buffer Counter {
     uint occupied_bricks;
 };
+uniform uint capacity;              // of the list; more are counted, so that it can grow
 
 uniform sampler3D maxima_a;
 #if TEXTURES > 1
@@ -29,12 +31,12 @@ bool beyond(vec4 plane, vec3 low, vec3 high) {
     return dot(plane.xyz, nearest) > plane.w;
 }
 
-float bound(ivec3 brick, vec3 low, vec3 high) {
+float bound(ivec3 cell, vec3 low, vec3 high) {
     if (any(greaterThanEqual(low, keep_high)) || any(lessThanEqual(high, keep_low))) return 0.0;
-    vec4 a = texelFetch(maxima_a, brick, 0);
+    vec4 a = texelFetch(maxima_a, cell, 0);
     vec4 b = vec4(0.0);
 #if TEXTURES > 1
-    b = texelFetch(maxima_b, brick, 0);
+    b = texelFetch(maxima_b, cell, 0);
 #endif
 #if SOURCE_RAW
 #if CUTS > 0
@@ -83,20 +85,28 @@ float bound(ivec3 brick, vec3 low, vec3 high) {
 void main() {
     ivec3 brick = ivec3(gl_GlobalInvocationID);
     if (any(greaterThanEqual(brick, brick_count))) return;
-    vec3 low = volume_low + vec3(brick) * brick_edge;
-    float largest = bound(brick, low, low + brick_edge);
-    uint cell = 0u;
+    float largest = 0.0;
+    for (int i = 0; i < 8; ++i) {
+        ivec3 cell = 2 * brick + ivec3(i & 1, (i >> 1) & 1, i >> 2);
+        if (any(greaterThanEqual(cell, cell_count))) continue;
+        vec3 low = volume_low + vec3(cell) * cell_edge;
+        float in_cell = bound(cell, low, low + cell_edge);
+        imageStore(distances, cell, uvec4(in_cell > threshold ? 0 : 255));
+        largest = max(largest, in_cell);
+    }
+    uint data = 0u;
     if (largest > threshold) {
-        cell = OCCUPIED | (largest > 0.25 ? SOLID : 0u);
+        data = OCCUPIED | (largest > 0.25 ? SOLID : 0u);
 #if LISTED
         if (brick.z >= lit_layers.x && brick.z < lit_layers.y) {
             uint number = atomicAdd(occupied_bricks, 1u);
-            brick_list[number] = uint(brick.x + brick_count.x * (brick.y + brick_count.y * brick.z));
-            cell |= number;
+            if (number < capacity)
+                brick_list[number] = uint(brick.x + brick_count.x * (brick.y + brick_count.y * brick.z));
+            data |= number & 0x3fffffffu;
         }
 #else
-        cell |= uint(ceil(largest * 65535.0));
+        data |= uint(ceil(largest * 65535.0));
 #endif
     }
-    imageStore(map, brick, uvec4(cell));
+    imageStore(map, brick, uvec4(data));
 }

@@ -28,12 +28,11 @@ bool fly(inout vec3 p, vec3 dir) {
     vec3 inverse_dir = 1.0 / dir;
     for (int i = 0; i < 65536; ++i) {
         if (!inside(p)) return false;
-        ivec3 brick = brick_of(in_bricks(p));
-        uint cell = cell_of(brick);
-        bool empty = (cell & OCCUPIED) == 0u;
-        float free = way_out(p, inverse_dir, dir, brick, empty ? int(cell) : 1);
-        if (!empty) {
-            float bound = min(float(cell & 0xffffu) / 65535.0, MOST_OPAQUE);
+        ivec3 cell = cell_of(p);
+        int distance_in_cells = distance_at(cell);
+        float free = way_out(p, inverse_dir, dir, cell, cell_edge, max(distance_in_cells, 1));
+        if (distance_in_cells == 0) {
+            float bound = min(float(brick_data(brick_of(in_bricks(p))) & 0xffffu) / 65535.0, MOST_OPAQUE);
             float most = -log(1.0 - bound);
             float t = 0.0;
             for (;;) {
@@ -54,7 +53,7 @@ bool fly(inout vec3 p, vec3 dir) {
 }
 
 void main() {
-    ivec2 pixel = ivec2(gl_GlobalInvocationID.xy) + ivec2(0, first_row);
+    ivec2 pixel = pixel_of();
     ivec2 size = imageSize(picture);
     if (any(greaterThanEqual(pixel, size))) return;
     Ray ray;

@@ -12,27 +12,22 @@ layout(rg32f, binding = 1) uniform image2D found;       // r: distance along the
 uniform float half_way;
 
 void main() {
-    ivec2 pixel = ivec2(gl_GlobalInvocationID.xy) + ivec2(0, first_row);
+    ivec2 pixel = pixel_of();
     ivec2 size = imageSize(found);
     if (any(greaterThanEqual(pixel, size))) return;
     vec4 seen = seen_before(pixel);
     Ray ray;
     if (seen.a >= half_way || !ray_of(pixel, size, ray)) return;
     float covered = seen.a;
-    ivec3 brick = ivec3(-1);
-    uint cell = 0u;
     int k = sample_after(ray, 0.5, ray.first);
     for (;;) {
         float t = ray.start + (float(k) + 0.5) * step_length;
         if (t >= ray.end) break;
         vec3 p = ray.origin + t * ray.dir;
-        ivec3 here = brick_of(in_bricks(p));
-        if (here != brick) {
-            brick = here;
-            cell = cell_of(brick);
-        }
-        if ((cell & OCCUPIED) == 0u) {
-            float free_to = t + way_out(p, ray.inverse_dir, ray.dir, brick, int(cell));
+        ivec3 cell = cell_of(p);
+        int free = distance_at(cell);
+        if (free > 0) {
+            float free_to = t + way_out(p, ray.inverse_dir, ray.dir, cell, cell_edge, free);
             k = max(k + 1, sample_after(ray, 0.5, free_to));
             continue;
         }

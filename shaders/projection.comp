@@ -10,7 +10,7 @@
 layout(local_size_x = 8, local_size_y = 8) in;
 
 void main() {
-    ivec2 pixel = ivec2(gl_GlobalInvocationID.xy) + ivec2(0, first_row);
+    ivec2 pixel = pixel_of();
     ivec2 size = imageSize(picture);
     if (any(greaterThanEqual(pixel, size))) return;
     vec4 seen = seen_before(pixel);
@@ -22,24 +22,21 @@ void main() {
     float jitter = pixel_random(pixel).x;
     float largest = seen.a;
     float largest_at = -1.0;
-    ivec3 brick = ivec3(-1);
-    uint cell = 0u;
     int k = sample_after(ray, jitter, ray.first);
     for (;;) {
         float t = ray.start + (float(k) + jitter) * step_length;
         if (t >= ray.end) break;
         vec3 p = ray.origin + t * ray.dir;
-        ivec3 here = brick_of(in_bricks(p));
-        if (here != brick) {
-            brick = here;
-            cell = cell_of(brick);
-        }
 #if SKIP
-        bool empty = (cell & OCCUPIED) == 0u;
+        ivec3 cell = cell_of(p);
+        int free = distance_at(cell);
+        ivec3 brick = brick_of(in_bricks(p));
         // A brick whose bound is below what was found has nothing to add.
-        if (empty || float(cell & 0xffffu) < 65535.0 * largest) {
-            float free_to = t + way_out(p, ray.inverse_dir, ray.dir, brick, empty ? int(cell) : 1);
-            k = max(k + 1, sample_after(ray, jitter, free_to));
+        bool low = float(brick_data(brick) & 0xffffu) < 65535.0 * largest;
+        if (free > 0 || low) {
+            float way = low ? way_out(p, ray.inverse_dir, ray.dir, brick, brick_edge, 1) : 0.0;
+            if (free > 0) way = max(way, way_out(p, ray.inverse_dir, ray.dir, cell, cell_edge, free));
+            k = max(k + 1, sample_after(ray, jitter, t + way));
             continue;
         }
 #endif

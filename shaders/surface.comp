@@ -20,7 +20,7 @@ vec3 gradient(vec3 p) {
 }
 
 void main() {
-    ivec2 pixel = ivec2(gl_GlobalInvocationID.xy) + ivec2(0, first_row);
+    ivec2 pixel = pixel_of();
     ivec2 size = imageSize(picture);
     if (any(greaterThanEqual(pixel, size))) return;
     vec4 seen = seen_before(pixel);
@@ -30,8 +30,6 @@ void main() {
         return;
     }
     float jitter = pixel_random(pixel).x;
-    ivec3 brick = ivec3(-1);
-    uint cell = 0u;
     // The face of the box is a surface too, where the matter reaches it.
     float before = ray.first;
     bool found = ray.first == ray.start && scalar_at(ray.origin + (ray.first + 1e-3) * ray.dir) >= iso_value;
@@ -41,14 +39,11 @@ void main() {
         float t = ray.start + (float(k) + jitter) * step_length;
         if (t >= ray.end) break;
         vec3 p = ray.origin + t * ray.dir;
-        ivec3 here = brick_of(in_bricks(p));
-        if (here != brick) {
-            brick = here;
-            cell = cell_of(brick);
-        }
 #if SKIP
-        if ((cell & OCCUPIED) == 0u) {
-            float free_to = t + way_out(p, ray.inverse_dir, ray.dir, brick, int(cell));
+        ivec3 cell = cell_of(p);
+        int free = distance_at(cell);
+        if (free > 0) {
+            float free_to = t + way_out(p, ray.inverse_dir, ray.dir, cell, cell_edge, free);
             k = max(k + 1, sample_after(ray, jitter, free_to));
             before = max(before, min(free_to, ray.start + (float(k - 1) + jitter) * step_length));
             continue;

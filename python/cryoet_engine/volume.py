@@ -133,8 +133,7 @@ class Volume(Grid):
     @property
     def dtype(self) -> np.dtype[Any]:
         """The stored type of a voxel."""
-        kind: np.dtype[Any] = np.dtype(self.data.dtype)
-        return kind
+        return stored_type(self.data)
 
     def block(self, region: Region) -> Float32Array:
         """Read one region as C-contiguous float32."""
@@ -195,7 +194,7 @@ class SoftSegmentation(Grid):
             )
         if len(self.classes) != self.data.shape[0]:
             raise input_error("SoftSegmentation", "classes", expected=f"{self.data.shape[0]} names", got=self.classes)
-        if np.dtype(self.data.dtype) not in (np.uint8, np.uint16, np.float32):
+        if stored_type(self.data) not in (np.uint8, np.uint16, np.float32):
             raise input_error("SoftSegmentation", "data", expected="float32, uint8 or uint16", got=self.data.dtype)
         object.__setattr__(self, "classes", tuple(self.classes))
         if not self.colors:
@@ -211,7 +210,7 @@ class SoftSegmentation(Grid):
     @property
     def unit(self) -> float:
         """The stored value that means a probability of one."""
-        return probability_unit(np.dtype(self.data.dtype))
+        return probability_unit(stored_type(self.data))
 
     def block(self, region: Region) -> Float32Array:
         """Read one region of all classes as float32 probabilities, (class, z, y, x)."""
@@ -294,6 +293,13 @@ class _Merged:
 def _read_only_map(data: Any) -> Any:
     """The memory map behind an array that is read from one and never written to, else None."""
     return getattr(data, "_mmap", None) if getattr(data, "mode", None) == "r" else None
+
+
+def stored_type(data: Any) -> np.dtype[Any]:
+    """The type of an array's elements, as numpy's; torch has types of its own, which numpy does not know."""
+    told = getattr(data, "__cuda_array_interface__", None)
+    kind: np.dtype[Any] = np.dtype(data.dtype if told is None else told["typestr"])
+    return kind
 
 
 def drop_pages(data: Any) -> None:

@@ -239,7 +239,7 @@ SCENES = {
 
 @pytest.mark.parametrize("name", SCENES)
 def test_textures_hold_what_the_host_would_pack(gl, opened, monkeypatch, name):
-    """Classes to the bit. The raw channel is filtered in float32: a level of 8 bit at most, 2 of 16."""
+    """Classes to the bit. The raw channel, filtered in float32: measured 0 at 8 bit, one level in 0.4 % at 16."""
     packing = scene(**SCENES[name])
     truth, _ = expected(packing)
     # Slabs of four slices of the larger texture.
@@ -255,8 +255,8 @@ def test_textures_hold_what_the_host_would_pack(gl, opened, monkeypatch, name):
         assert np.array_equal(found[..., raw:], slab[..., raw:])
         if raw:
             off = np.abs(found[..., 0].astype(int) - slab[..., 0])
-            assert off.max() <= (1 if packing.bits == 8 else 2)
-            assert np.mean(off > 0) < (1e-3 if packing.bits == 8 else 0.1)
+            assert off.max() <= 1
+            assert np.mean(off > 0) < (1e-3 if packing.bits == 8 else 0.02)
             assert np.ptp(slab[..., 0]) > 100  # else anything would be near
         texture.release()
 
@@ -353,9 +353,8 @@ def test_a_kernel_that_fails_leaves_nothing_behind(gl, opened, kernels):
 
 def test_a_buffer_that_cannot_be_unregistered_is_released(opened):
     library = Library(fails="cuGraphicsUnregisterResource")
-    upload = opened(scene(1), library)
-    with pytest.raises(NoInterop, match="cuGraphicsUnregisterResource failed"):
-        upload.close()
+    opened(scene(1), library).close()
+    assert library.calls[-1] == "cuGraphicsUnregisterResource"
 
 
 def test_a_mapping_that_is_too_small_is_refused(gl, opened):

@@ -143,6 +143,7 @@ SLANTED = dataclasses.replace(
     light_elevation_deg=45,
     light_size_deg=0.5,
     light_shadow_steps=64,
+    light_spacing=1,
     shadow_range_vox=40,
     frames=8,
 )
@@ -153,7 +154,7 @@ def test_a_box_throws_its_shadow_where_geometry_says(gl: Any) -> None:
     image = radiance(gl, soft(floor, lid), ramps(2, left=0.5), settings=SLANTED, size=(80, 48))
     red = image[..., 0]
     # Columns of the shadow: x 6 + 8 to 12 + 11 on the floor at z 4, two pixels a voxel; rows of the lid: y 8 to 16.
-    assert red[20:28, 34:42].max() < 0.3  # measured 0.14
+    assert red[20:28, 34:42].max() < 0.3  # measured 0.2
     assert red[20:28, 54:].min() > 0.97  # measured 1.00
     assert red[20:28, 2:10].min() > 0.97
     assert red[2:10, 34:42].min() > 0.97

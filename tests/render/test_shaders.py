@@ -9,19 +9,47 @@ import pytest
 
 from cryoet_engine.render import DeviceError, shaders
 
+
+def matter(classes: int, raw: int, **more: int) -> dict[str, int]:
+    """Defines of shaders/matter.glsl, ray.glsl and light.glsl for so many classes."""
+    textures = 1 + int(classes > (3 if raw else 4))
+    return {
+        "CLASSES": classes,
+        "TEXTURES": textures if raw < 2 else 2,
+        "RAW": raw,
+        "MULTIPLY_RAW": int(raw > 0),
+        "CUTS": classes % 4,
+        "BOX": int(classes > 3),
+        "SOURCE_RAW": 0,
+        "SKIP": 1,
+        "JITTER": 1,
+        "SLABS": int(classes == 3),
+        "WIDE": int(classes == 4),
+        "SCALAR": 0,
+        "LISTED": 1,
+        "POINTS": 4,
+        "FAR": classes % 2,
+        "LIGHT": classes % 3,
+        "SLICES": int(classes > 2),
+        "OCCLUSION_SAMPLES": 4 * (classes % 2),
+        "SHADOW_RAYS": 1,
+        "SHADOW_STEPS": 4 * int(classes != 3),
+        **more,
+    }
+
+
+SCENES = [
+    *(matter(classes, raw) for classes, raw in ((0, 0), (1, 1), (3, 1), (4, 0), (4, 2), (7, 0), (7, 2))),
+    matter(3, 1, SOURCE_RAW=1),
+    matter(5, 2, SOURCE_RAW=1, SCALAR=1, LISTED=0),
+]
 VARIANTS: dict[str, list[dict[str, int]]] = {
-    "march.comp": [
-        {
-            "CLASSES": classes,
-            "MULTIPLY_RAW": classes % 2,
-            "CUT": cut,
-            "SKIP": int(cut != 1),
-            "JITTER": 1,
-            "OCCLUSION_SAMPLES": 4 * (cut > 0),
-            "SHADOW_SAMPLES": 4 * (cut < 2),
-        }
-        for classes, cut in ((0, 0), (1, 1), (3, 2), (4, 0), (7, 2))
-    ],
+    **dict.fromkeys(("march.comp", "surface.comp", "projection.comp", "paths.comp", "probe.comp"), SCENES),
+    **dict.fromkeys(("occupancy.comp", "light.comp"), SCENES),
+    "cell_max.comp": [{"CELL": 4, "COMPONENTS": n} for n in (1, 2, 4)],
+    "distance.comp": [{"AXIS": axis} for axis in range(3)],
+    **dict.fromkeys(("bright.comp", "fold.comp"), [{"WIDE": 0}, {"WIDE": 1}]),
+    "present.comp": [{"WIDE": wide, "BLOOM": bloom} for wide in (0, 1) for bloom in (0, 1)],
 }
 
 
@@ -52,12 +80,14 @@ def test_every_line_keeps_its_file_and_number(name: str) -> None:
 
 def test_a_compiler_error_names_file_and_line(gl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     read = shaders._read
-    line = read("light.glsl").splitlines().index("float shadow(vec3 p, uvec3 offset) {") + 1
+    line = read("light.glsl").splitlines().index("float shadow(vec3 p, uvec3 offset, uint first) {") + 1
 
     def broken(file: str) -> str:
-        return read(file).replace("float shadow(vec3 p, uvec3 offset) {", "float shadow(vec3 p, no_type offset) {")
+        return read(file).replace(
+            "float shadow(vec3 p, uvec3 offset, uint first) {", "float shadow(vec3 p, no_type offset, uint first) {"
+        )
 
     monkeypatch.setattr(shaders, "_read", broken)
-    defines = VARIANTS["march.comp"][0]
+    defines = matter(2, 1)
     with pytest.raises(DeviceError, match=rf"light\.glsl:{line}\b"):
         shaders.compile_shader(gl, "march.comp", defines)

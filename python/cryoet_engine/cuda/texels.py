@@ -23,7 +23,10 @@ RAW_TYPES = ("uint8", "int8", "uint16", "int16", "float16", "float32")
 
 @dataclass(frozen=True)
 class CardSlices:
-    """An array (z, y, x) or (channel, z, y, x) on the card: slices from `first` on lie at `address`; strides in elements."""
+    """An array (z, y, x) or (channel, z, y, x) on the card.
+
+    address: where slice `first` begins. strides: in elements.
+    """
 
     address: int
     dtype: np.dtype[Any]

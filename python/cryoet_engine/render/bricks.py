@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The map of bricks: which may hold something visible, how far the next such one is, and the list of them."""
+"""Where something may be visible: distances to it, by which rays leap, and the bricks that want light."""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ import numpy as np
 import numpy.typing as npt
 
 from .context import check_allocation
+from .packing import BRICK, CELL
 from .scene import Scene
 from .shaders import Programs, set_uniforms
 
-OCCUPIED, SOLID = np.uint32(0x80000000), np.uint32(0x40000000)
+SOLID = np.uint32(0x40000000)  # of shaders/occupancy.comp
 
 
 class BrickMap:
     """Rebuilt, in compute shaders, when ramps, visibility or clip planes change; kept while only the camera moves.
 
-    texture: R32UI, read by shaders/bricks.glsl. list: buffer of the occupied bricks' linear indices.
-    occupied: how many are on the list (of the slab that is drawn). slots: bricks along the axes of the light's atlas.
+    distances: R8UI, a cell a texel; texture: R32UI, a brick a texel: see shaders/bricks.glsl.
+    list: buffer of the occupied bricks' linear indices, `occupied` of them (in the slab that is drawn).
+    slots: bricks along the axes of the atlas of light.
     """
 
     def __init__(self, context: Any, programs: Programs, scene: Scene) -> None:
         self.occupied = 0
         self.slots = (1, 1, 1)
-        self.list: Any = None
         self._context = context
         self._programs = programs
         self._scene = scene
         self._key: object = None
-        count = scene.bricks_xyz
-        self.texture = context.texture3d(count, 1, dtype="u4")
-        self.texture.filter = (context.NEAREST, context.NEAREST)
-        self._distances = [context.texture3d(count, 1, dtype="u1") for _ in range(2)]
+        self.texture = context.texture3d(scene.bricks_xyz, 1, dtype="u4")
+        self.distances, self._other = (context.texture3d(scene.cells_xyz, 1, alignment=1, dtype="u1") for _ in range(2))
+        self.list = context.buffer(reserve=4096)
         self._counter = context.buffer(reserve=4)
         check_allocation(context, "the map of bricks")
+        for texture in (self.texture, self.distances, self._other):
+            texture.filter = (context.NEAREST, context.NEAREST)
 
     def update(
         self,
@@ -46,7 +48,7 @@ class BrickMap:
         listed: bool,
         layers: tuple[int, int],
     ) -> bool:
-        """Bring the map up to date; whether anything had to be done.
+        """Bring the maps up to date; whether anything had to be done.
 
         defines, uniforms: of shaders/matter.glsl and occupancy.comp. listed: number the occupied bricks within
         `layers` (z, in bricks) for the light, instead of storing their bounds.
@@ -55,50 +57,65 @@ class BrickMap:
         if key == self._key:
             return False
         self._key = None
-        count = self._scene.bricks_xyz
-        groups = [-(-n // 4) for n in count]
-        if self.list is None:
-            self.list = self._context.buffer(reserve=4 * (int(np.prod(count)) if listed else 1))
-            check_allocation(self._context, "the list of bricks")
-        elif listed and self.list.size < 4 * int(np.prod(count)):
-            self.list.orphan(4 * int(np.prod(count)))
         program = self._programs.get("occupancy.comp", {**defines, "LISTED": int(listed)})
         set_uniforms(program, {**uniforms, "lit_layers": layers, "maxima_a": 6, "maxima_b": 7})
+        groups = [-(-n // 4) for n in self._scene.bricks_xyz]
         for unit, maxima in enumerate(self._scene.maxima, 6):
             maxima.use(unit)
-        self.texture.bind_to_image(0, read=True, write=True)
-        self._counter.write(bytes(4))
-        self.list.bind_to_storage_buffer(0)
-        self._counter.bind_to_storage_buffer(1)
-        program.run(*groups)
-        self._context.memory_barrier()
-        self.occupied = int(np.frombuffer(self._counter.read(), np.uint32)[0])
-        edge = max(1, round(self.occupied ** (1 / 3)))
-        self.slots = (edge, edge, max(1, -(-self.occupied // edge**2)))
+        while True:
+            set_uniforms(program, {"capacity": self.list.size // 4})
+            self.texture.bind_to_image(0, read=False, write=True)
+            self.distances.bind_to_image(1, read=False, write=True)
+            self._counter.write(bytes(4))
+            self.list.bind_to_storage_buffer(0)
+            self._counter.bind_to_storage_buffer(1)
+            program.run(*groups)
+            self._context.memory_barrier()
+            self.occupied = int(np.frombuffer(self._counter.read(), np.uint32)[0])
+            if 4 * self.occupied <= self.list.size:
+                break
+            self.list.orphan(4 * (self.occupied + self.occupied // 8))
+            check_allocation(self._context, "the list of bricks")
         for axis in range(3):
-            step = self._programs.get("distance.comp", {"AXIS": axis, "LISTED": int(listed)})
+            step = self._programs.get("distance.comp", {"AXIS": axis})
+            self.distances.bind_to_image(0, read=True, write=False)
+            self._other.bind_to_image(1, read=False, write=True)
+            step.run(*(-(-n // 4) for n in self._scene.cells_xyz))
+            self._context.memory_barrier()
+            self.distances, self._other = self._other, self.distances
+        if listed:
+            # Nearly a cube: no axis of the atlas meets the limit of a texture before memory does.
+            edge = max(1, round(self.occupied ** (1 / 3)))
+            self.slots = (edge, edge, max(1, -(-self.occupied // edge**2)))
+            step = self._programs.get("slots.comp")
             set_uniforms(step, {"atlas_slots": self.slots})
             self.texture.bind_to_image(0, read=True, write=True)
-            self._distances[(axis + 1) % 2].bind_to_image(1, read=True, write=False)
-            self._distances[axis % 2].bind_to_image(2, read=False, write=True)
             step.run(*groups)
             self._context.memory_barrier()
         self._key = key
         return True
 
+    def use(self) -> None:
+        """Bind the maps to units 2 and 8."""
+        self.texture.use(2)
+        self.distances.use(8)
+
     def solid(self) -> npt.NDArray[np.int64]:
-        """Indices (n, 3), (z, y, x), of the bricks that a camera should see: where opacity may exceed 1/4."""
+        """Indices (n, 3), (z, y, x), of the cells that a camera should see: occupied, in bricks that exceed 1/4."""
         x, y, z = self._scene.bricks_xyz
-        cells = np.frombuffer(self.texture.read(alignment=1), np.uint32).reshape(z, y, x)
-        return np.argwhere((cells & OCCUPIED != 0) & (cells & SOLID != 0))
+        data = np.frombuffer(self.texture.read(alignment=1), np.uint32).reshape(z, y, x)
+        x, y, z = self._scene.cells_xyz
+        cells = np.frombuffer(self.distances.read(alignment=1), np.uint8).reshape(z, y, x)
+        occupied = np.argwhere(cells == 0)
+        solid: npt.NDArray[np.int64] = occupied[(data[tuple((occupied // (BRICK // CELL)).T)] & SOLID) != 0]
+        return solid
 
     def memory(self) -> list[tuple[str, int]]:
         """Bytes on the card."""
-        bricks = int(np.prod(self._scene.bricks_xyz))
-        return [("map of bricks", 6 * bricks), ("list of bricks", self.list.size if self.list is not None else 0)]
+        bricks, cells = (int(np.prod(n)) for n in (self._scene.bricks_xyz, self._scene.cells_xyz))
+        return [("distances", 2 * cells), ("map of bricks", 4 * bricks), ("list of bricks", self.list.size)]
 
     def release(self) -> None:
         """Give textures and buffers back."""
-        for thing in (self.texture, *self._distances, self._counter, self.list):
-            if thing is not None:
-                thing.release()
+        for thing in (self.texture, self.distances, self._other, self._counter, self.list):
+            thing.release()

@@ -20,12 +20,17 @@ class DeviceError(CryoETError, RuntimeError):
     """OpenGL refused something, most often memory."""
 
 
-def create_context() -> Any:
-    """Open a moderngl context. MissingDependencyError, with the packages to install, when that fails."""
+def create_context(device_index: int | None = None) -> Any:
+    """Open a moderngl context, on one of EGL's devices or the default one.
+
+    MissingDependencyError, with the packages to install, when that fails.
+    """
     try:
         import moderngl
 
         options: dict[str, Any] = {"backend": "egl"}
+        if device_index is not None:
+            options["device_index"] = device_index
         context: Any = moderngl.create_context(standalone=True, require=_NEEDED, **options)
     except Exception as error:  # moderngl and glcontext raise plain Exception
         detail = " ".join(str(error).split()) or type(error).__name__
@@ -42,9 +47,9 @@ def create_context() -> Any:
 
 
 @contextmanager
-def opened_context() -> Iterator[Any]:
+def opened_context(device_index: int | None = None) -> Iterator[Any]:
     """A context that is released at the end, with all that was made in it."""
-    context = create_context()
+    context = create_context(device_index)
     try:
         yield context
     finally:

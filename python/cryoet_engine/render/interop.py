@@ -2,10 +2,9 @@
 """From arrays that lie on an NVIDIA card to textures on it, without a copy through the host.
 
 CUDA writes texels into a pixel buffer of OpenGL's, a slab at a time, and OpenGL copies them to the texture
-(csrc/ops/pack.cu, cuda/texels.py). A buffer is what both know: images of CUDA's are null in cuda-bindings 12.9.3, and
-formats of theirs with one to four channels of 8 and 16 bit would need surfaces. OpenGL has to draw on the card on which
-the arrays lie (`egl_device` finds it); where that or anything else is missing, `open_upload` says why, and slabs are
-copied through the host.
+(csrc/ops/pack.cu, cuda/texels.py). The buffer is what both know, not the texture: registered once, it serves textures
+of every format. OpenGL has to draw on the card on which the arrays lie (`egl_device` finds it); where that or anything
+else is missing, `open_upload` says why, and slabs are copied through the host.
 
 The driver is called by ctypes: libcuda is there wherever a card is, and CuPy has no calls for OpenGL. Kernels are
 compiled and launched by CuPy, as all of this package's.
@@ -128,7 +127,7 @@ class _PixelBuffer:
     def close(self) -> None:
         """Unregister first: CUDA must not hold on to what OpenGL takes back."""
         try:
-            pass
+            self._driver.unregister(self._resource)
         finally:
             self.buffer.release()
 
@@ -205,8 +204,8 @@ class CudaUpload:
         self.close()
 
     def close(self) -> None:
-        """Give everything back; again does no harm."""
-        with _reasons(), self._held:
+        """Give everything back; again does no harm. What CUDA refuses to take back goes with the context."""
+        with suppress(NoInterop), _reasons(), self._held:
             self._device.synchronise()
 
     def write(self, texture: Any, which: int, first: int, n: int, *, at: int = 0) -> int:
@@ -228,8 +227,7 @@ class CudaUpload:
                     view = (0, 0, at + start - first, width, height, count)
                     texture.write(self._pixels.buffer, viewport=view, alignment=1)
         except NoInterop:
-            with suppress(NoInterop):
-                self.close()
+            self.close()
             raise
         return nonfinite
 

@@ -25,7 +25,8 @@ from ..volume import Float32Array, SoftSegmentation, Volume, quantise
 Texels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 Bits = Literal[8, 16]
 
-BRICK = 8  # texels along a brick's edge: measured best of 4, 8 and 16 with leaps and a light cache by bricks
+CELL = 4  # texels along the edge of what rays leap over: measured best of 4, 8 and 16
+BRICK = 8  # texels along the edge of what has a block in the atlas of light: two cells
 MAX_CLASSES = 7
 _SLAB_BYTES = 64 * 2**20
 

@@ -8,13 +8,17 @@ import time
 from dataclasses import dataclass
 
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from .._progress import Progress, silent
 from ..io import partial_path
 from ..transfer import TransferFunction
 from ..volume import SoftSegmentation, Volume
 from .annotate import Entry, annotate
+from .camera import Camera
 from .context import opened_context
+from .interop import egl_device, on_host
+from .packing import BRICK, CELL, Bits, Packing
 from .renderer import Renderer
 from .settings import RenderSettings
 
@@ -32,18 +36,23 @@ class Picture:
         """(width, height) in pixels."""
         return self.image.size
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write PNG (or what the file's ending says), whole or not at all."""
-        save_image(self.image, path)
+    def save(self, path: str | os.PathLike[str], *, text: dict[str, str] | None = None) -> None:
+        """Write PNG (or what the file's ending says), whole or not at all; `text` goes into a PNG by keyword."""
+        save_image(self.image, path, text=text)
 
 
-def save_image(image: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Write a picture in the format that its ending names, whole or not at all."""
+def save_image(image: Image.Image, path: str | os.PathLike[str], *, text: dict[str, str] | None = None) -> None:
+    """Write a picture in the format that its ending names, whole or not at all; `text` goes into a PNG by keyword."""
     Image.init()
     ending = os.path.splitext(os.fspath(path))[1].lower()
     name = Image.EXTENSION.get(ending, "PNG")
+    options = {}
+    if text and name == "PNG":
+        options["pnginfo"] = info = PngInfo()
+        for keyword, value in text.items():
+            info.add_itxt(keyword, value, zip=True)
     with partial_path(path) as partial, open(partial, "wb") as file:
-        image.convert("RGB" if name == "JPEG" else image.mode).save(file, format=name)
+        image.convert("RGB" if name == "JPEG" else image.mode).save(file, format=name, **options)
 
 
 def render_image(
@@ -53,42 +62,102 @@ def render_image(
     *,
     size: tuple[int, int] = (1920, 1080),
     settings: RenderSettings | None = None,
+    bits: Bits = 8,
     progress: Progress = silent,
 ) -> Picture:
-    """Draw a segmented tomogram as paper 1, section 5.2, with scale bar and legend.
+    """Draw a segmented tomogram as paper 1, section 5.2, with scale bar, legend and orientation axes.
 
     volume: the raw tomogram (z, y, x), or None to draw the classes alone.
-    segmentation: (class, z, y, x) on the same grid, at most seven classes visible.
+    segmentation: (class, z, y, x) on the same grid, at most seven classes visible. Either may lie on an NVIDIA card.
     transfer: ramps; None estimates them (for a tomogram in which protein is dark).
-    size: (width, height) in pixels.
+    size: (width, height) in pixels. bits: of a value on the card, 8 or 16.
 
     Raises InputError for what does not fit together, MissingDependencyError without OpenGL, DeviceError when
-    graphics memory runs out. A volume beyond the limits is binned; `Picture.notices` says so.
+    graphics memory runs out. A volume beyond the limits goes in slabs or is binned; `Picture.notices` says so.
     """
     started = time.perf_counter()
     chosen = settings if settings is not None else RenderSettings()
-    with opened_context() as context:
+    with opened_context(egl_device(volume, segmentation)) as context:
         renderer = Renderer(context)
-        renderer.check_size(size)  # now, not after minutes of reading
+        renderer.check_size(drawn_size(size, chosen))  # now, not after minutes of reading
         chosen.drawn_slices(segmentation.shape[0])
         tf = transfer
         if tf is None:
-            tf = TransferFunction.estimate(segmentation, volume, progress=progress)
-        renderer.load(volume, segmentation, tf, progress=progress)
-        camera = renderer.fit_camera(chosen, size)
-        renderer.accumulate(camera, chosen, size, progress=progress)
-        pixels = renderer.present(chosen)
+            raw = None if volume is None else on_host(volume)
+            tf = TransferFunction.estimate(on_host(segmentation), raw, progress=progress)
+        renderer.load(volume, segmentation, tf, bits=bits, progress=progress)
+        image = draw(renderer, chosen, size, progress=progress)
         notices = tuple(renderer.notices)
-        unit_per_pixel = camera.height_at_target() / size[1] * renderer.unit_A
-    image = Image.fromarray(pixels)
-    image = image if chosen.transparent else image.convert("RGB")
-    grid = volume if volume is not None else segmentation
-    entries = [Entry(name, ramp.color) for name, ramp in zip(tf.classes, tf.ramps, strict=True) if ramp.visible]
+    return Picture(image, time.perf_counter() - started, notices)
+
+
+def drawn_size(size: tuple[int, int], settings: RenderSettings) -> tuple[int, int]:
+    """Pixels that are drawn for a picture of this size."""
+    if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(n, int) for n in size):
+        return size  # the renderer says what is wrong with it
+    return size[0] * settings.supersampling, size[1] * settings.supersampling
+
+
+def draw(
+    renderer: Renderer,
+    settings: RenderSettings,
+    size: tuple[int, int],
+    *,
+    camera: Camera | None = None,
+    progress: Progress = silent,
+) -> Image.Image:
+    """A finished picture of the renderer's scene, from `camera` (None: one that sees all), RGB or, transparent, RGBA.
+
+    size: (width, height) in pixels.
+    """
+    large = renderer.check_size(drawn_size(size, settings))
+    view = renderer.fit_camera(settings, large) if camera is None else camera
+    renderer.accumulate(view, settings, large, progress=progress)
+    image = Image.fromarray(renderer.present(settings))
+    image = image if settings.transparent else image.convert("RGB")
+    if settings.supersampling > 1:
+        image = image.resize(size, Image.Resampling.BOX)
+    furnish(image, renderer, settings, view)
+    return image
+
+
+def furnish(image: Image.Image, renderer: Renderer, settings: RenderSettings, camera: Camera) -> None:
+    """Draw scale bar, legend, orientation axes and title onto a picture, as the settings ask for."""
+    shows_classes = settings.mode in ("cached", "reference") or settings.source == "classes"
     annotate(
         image,
-        scale=unit_per_pixel if chosen.scale_bar else None,
-        status=grid.voxel_size_status,
-        legend=entries if chosen.legend else [],
-        title=chosen.title,
+        scale=camera.height_at_target() / image.height * renderer.unit_A if settings.scale_bar else None,
+        status=renderer.voxel_size_status,
+        legend=[Entry(*entry) for entry in renderer.shown_classes] if settings.legend and shows_classes else [],
+        title=settings.title,
     )
-    return Picture(image, time.perf_counter() - started, notices)
+
+
+def memory_plan(
+    volume: Volume | None,
+    segmentation: SoftSegmentation,
+    transfer: TransferFunction,
+    *,
+    size: tuple[int, int],
+    settings: RenderSettings,
+    bits: Bits = 8,
+) -> list[tuple[str, int]]:
+    """What a picture takes on the card, by name, bytes, without OpenGL; the light at most (every brick occupied)."""
+    packing = Packing.plan(volume, segmentation, transfer, bits=bits)
+    cells, bricks = (
+        (-(-packing.shape[0] // n)) * (-(-packing.shape[1] // n)) * (-(-packing.shape[2] // n)) for n in (CELL, BRICK)
+    )
+    width, height = drawn_size(size, settings)
+    lit = settings.mode == "cached" and (settings.occlusion > 0 or settings.shadow > 0)
+    points = BRICK // settings.light_spacing + 1
+    return [
+        ("volumes", packing.bytes_of()),
+        ("cells' largest values", cells * sum(packing.components)),
+        ("distances", 2 * cells),
+        ("map of bricks", 4 * bricks),
+        ("list of bricks, at most", 4 * bricks if lit else 0),
+        ("light, at most", 2 * bricks * points**3 if lit else 0),
+        ("picture", (16 if settings.mode in ("reference", "vpt") else 8) * width * height),
+        ("display", 4 * width * height),
+        ("bloom", 16 * (-(-width // 4)) * (-(-height // 4)) if settings.bloom > 0 else 0),
+    ]

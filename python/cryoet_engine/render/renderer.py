@@ -20,12 +20,12 @@ import numpy.typing as npt
 from .._checks import input_error
 from .._progress import Progress, silent
 from ..transfer import TransferFunction
-from ..volume import Float32Array, SoftSegmentation, Triple, Volume
+from ..volume import Float32Array, SoftSegmentation, Triple, Volume, VoxelSizeStatus
 from .bricks import BrickMap
 from .camera import Camera, Vector, direction
 from .context import check_allocation, is_software
 from .light import LightCache
-from .packing import BRICK, Bits, Packing, check_transfer
+from .packing import BRICK, CELL, Bits, Packing, check_transfer
 from .scene import Scene
 from .settings import Cut, RenderSettings
 from .shaders import Programs, set_uniforms
@@ -85,6 +85,20 @@ class Renderer:
         """Length of the renderer's unit in Å."""
         return 1.0 if self._scene is None else self._scene.unit_A
 
+    @property
+    def voxel_size_status(self) -> VoxelSizeStatus:
+        """How well the voxel size of what is loaded is known."""
+        packing = self._loaded().packing
+        return (packing.volume if packing.volume is not None else packing.segmentation).voxel_size_status
+
+    @property
+    def shown_classes(self) -> list[tuple[str, Triple]]:
+        """Names and linear RGB colours of the visible classes."""
+        transfer = self._transfer
+        if transfer is None:
+            return []
+        return [(n, ramp.color) for n, ramp in zip(transfer.classes, transfer.ramps, strict=True) if ramp.visible]
+
     def load(
         self,
         volume: Volume | None,
@@ -128,6 +142,7 @@ class Renderer:
         self._bricks = BrickMap(self._context, self._programs, scene)
         self._transfer = transfer
         scene.find_maxima(progress)
+        self.notices += scene.notices
         z, y, x = packing.shape
         if max(packing.bin) > 1:
             self.notices.append(
@@ -223,6 +238,7 @@ class Renderer:
             "keep_low": tuple(keep_low),
             "keep_high": tuple(keep_high),
             "brick_map": 2,
+            "distance_map": 8,
             "raw_colors": 3,
         }
         matter |= self._cut_uniforms(settings.cuts, names, from_raw)
@@ -316,7 +332,7 @@ class Renderer:
         with self._timed("bricks"):
             if bricks.update({**look.defines, "SCALAR": int(scalar)}, matter, listed=listed, layers=layers):
                 self._light.forget()
-        bricks.texture.use(2)
+        bricks.use()
 
     def _update_light(self, look: _Look, settings: RenderSettings, stop: int, progress: Progress) -> None:
         assert self._bricks is not None
@@ -357,7 +373,7 @@ class Renderer:
         lit = settings.mode == "cached" and (settings.occlusion > 0 or settings.shadow > 0)
         self._update_bricks(look, settings, self._layers(slab), listed=lit)
         assert self._bricks is not None
-        edge = BRICK * scene.texel
+        edge = CELL * scene.texel
         middles = (self._bricks.solid()[:, ::-1] + 0.5) * edge - scene.half_extent
         low, high = self._kept(settings)
         corners = np.array(np.meshgrid([-0.5, 0.5], [-0.5, 0.5], [-0.5, 0.5])).reshape(3, 8).T

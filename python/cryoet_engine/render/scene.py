@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A packed scene on the card: its textures, whole or a slab at a time, and the largest values of its bricks."""
+"""A packed scene on the card: its textures, whole or a slab at a time, and the largest values of its cells."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy.typing as npt
 from .._progress import Progress, silent
 from .camera import Vector
 from .context import check_allocation
-from .packing import BRICK, Packing
+from .interop import NoInterop, notice, open_upload
+from .packing import BRICK, CELL, Packing
 from .shaders import Programs, set_uniforms
 
 _DTYPES = {8: "f1", 16: "nu2"}
@@ -26,6 +27,9 @@ class Scene:
     """
 
     def __init__(self, context: Any, programs: Programs, packing: Packing, depth: int) -> None:
+        # What lies on a card already goes by CUDA; `packing` reads on the host what has to go through it.
+        self._upload, packing, refused = open_upload(context, packing)
+        self.notices = [refused] if refused else []
         self.packing = packing
         self.depth = depth
         self.nonfinite = 0
@@ -48,9 +52,9 @@ class Scene:
                 check_allocation(context, f"a texture of {depth} x {y} x {x} voxels")
                 texture.filter = (context.LINEAR, context.LINEAR)
                 texture.repeat_x = texture.repeat_y = texture.repeat_z = False
-                maxima = context.texture3d(self.bricks_xyz, 4, bytes(4 * int(np.prod(self.bricks_xyz))))
+                maxima = context.texture3d(self.cells_xyz, n, bytes(n * int(np.prod(self.cells_xyz))), alignment=1)
                 self.maxima.append(maxima)
-                check_allocation(context, "the bricks' largest values")
+                check_allocation(context, "the cells' largest values")
         except BaseException:
             self.release()
             raise
@@ -59,6 +63,12 @@ class Scene:
     def whole(self) -> bool:
         """Whether all of the volume is on the card at once."""
         return self.depth == self.packing.shape[0]
+
+    @property
+    def cells_xyz(self) -> tuple[int, int, int]:
+        """Cells along x, y and z."""
+        z, y, x = (-(-n // CELL) for n in self.packing.shape)
+        return x, y, z
 
     @property
     def bricks_xyz(self) -> tuple[int, int, int]:
@@ -93,6 +103,10 @@ class Scene:
         if self._resident == first:
             return
         self._resident = None
+        if self._upload_by_cuda(first):
+            progress("upload", self.depth, self.depth)
+            self._resident = first
+            return
         _, y, x = self.packing.shape
         for part in self.packing.slabs(first, first + self.depth):
             thickness = part.textures[0].shape[0]
@@ -104,23 +118,44 @@ class Scene:
         check_allocation(self._context, "the upload of the volume")
         self._resident = first
 
+    def _upload_by_cuda(self, first: int) -> bool:
+        """Fill the textures from arrays on the card; False where there are none or where that is refused."""
+        if self._upload is None:
+            return False
+        try:
+            for which, texture in enumerate(self.textures):
+                self.nonfinite += self._upload.write(texture, which, first, self.depth)
+        except NoInterop as reason:
+            self._upload, self.nonfinite = None, 0
+            self.notices.append(notice(reason))
+            return False
+        check_allocation(self._context, "the upload of the volume")
+        return True
+
+    def _close_upload(self) -> None:
+        if self._upload is not None:
+            self._upload.close()
+            self._upload = None
+
     def find_maxima(self, progress: Progress = silent) -> None:
-        """Largest values of all bricks; goes through all slabs once."""
+        """Largest values of all cells; goes through all slabs once."""
         counted = 0
         for slab in self.slabs:
             self.nonfinite = 0
             self.make_resident(slab, progress)
             counted += self.nonfinite if self.whole else 0
             first = self.first_of(slab)
-            for texture, maxima in zip(self.textures, self.maxima, strict=True):
-                program = self._programs.get("brick_max.comp", {"BRICK": BRICK})
+            for n, texture, maxima in zip(self.packing.components, self.textures, self.maxima, strict=True):
+                program = self._programs.get("cell_max.comp", {"CELL": CELL, "COMPONENTS": n})
                 texture.use(0)
                 maxima.bind_to_image(0, read=True, write=True)
                 set_uniforms(program, {"matter": 0, "texture_first": first})
-                program.run(-(-int(np.prod(self.bricks_xyz)) // 64))
+                program.run(*(-(-n // 4) for n in self.cells_xyz))
                 self._context.memory_barrier()
         self.nonfinite = counted
         self._context.finish()
+        if self.whole:  # nothing is brought up again: the buffer and its scratch are given back
+            self._close_upload()
 
     def matter_uniforms(self, slab: tuple[int, int]) -> dict[str, Any]:
         """Where the textures lie, and the grid of bricks."""
@@ -134,6 +169,8 @@ class Scene:
             "volume_low": tuple(low),
             "brick_edge": tuple(BRICK * self.texel),
             "brick_count": self.bricks_xyz,
+            "cell_edge": tuple(CELL * self.texel),
+            "cell_count": self.cells_xyz,
             "matter_a": 0,
             "matter_b": 1,
         }
@@ -150,14 +187,15 @@ class Scene:
     def memory(self) -> list[tuple[str, int]]:
         """Bytes on the card."""
         _, y, x = self.packing.shape
-        bricks = int(np.prod(self.bricks_xyz))
+        cells = int(np.prod(self.cells_xyz))
         return [
             ("volumes", self.depth * y * x * self.packing.texel_bytes),
-            ("bricks' largest values", 4 * bricks * len(self.maxima)),
+            ("cells' largest values", cells * sum(self.packing.components)),
         ]
 
     def release(self) -> None:
         """Give the textures back."""
+        self._close_upload()
         for texture in (*self.textures, *self.maxima):
             texture.release()
         self.textures, self.maxima = [], []

@@ -20,7 +20,9 @@ from cryoet_engine.cuda.structures import (
     ForestJob,
     Product,
     Projection,
+    RawSpread,
     StageTwo,
+    TexelPack,
     TileBlend,
 )
 from cryoet_engine.cuda.structures import DeviceField as Field
@@ -56,6 +58,7 @@ TiltedRays = structure("TiltedRays", line=GridLine, step=FLOAT, steep=INT)
 
 #: By the file that declares them.
 BY_FILE = {
+    "pack": (Field, RawSpread, TexelPack),
     "separable": (Field, Convolution, Eigenvalues, Eigenvalues2, Product, Combination),
     "features": (StageTwo,),
     "forest": (ForestJob,),
