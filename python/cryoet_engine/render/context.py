@@ -17,7 +17,7 @@ _FIX = (
 
 
 class DeviceError(CryoETError, RuntimeError):
-    """OpenGL refused something, most often memory."""
+    """OpenGL refused something, most often memory, or the card was lost."""
 
 
 def create_context(device_index: int | None = None) -> Any:
@@ -54,6 +54,14 @@ def opened_context(device_index: int | None = None) -> Iterator[Any]:
         yield context
     finally:
         context.release()
+
+
+def check_drawn(context: Any, what: str) -> None:
+    """Raise DeviceError if the card failed since the last check, as when it was reset or taken away."""
+    error = context.error
+    if error != "GL_NO_ERROR":
+        fix = "see that the card is there and its driver works (cryoet doctor), then draw again"
+        raise DeviceError(message("render", what, expected="no error of OpenGL", got=error, fix=fix))
 
 
 def check_allocation(context: Any, what: str) -> None:

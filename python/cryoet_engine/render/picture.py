@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -63,6 +64,7 @@ def render_image(
     size: tuple[int, int] = (1920, 1080),
     settings: RenderSettings | None = None,
     bits: Bits = 8,
+    max_bytes: int | None = None,
     progress: Progress = silent,
 ) -> Picture:
     """Draw a segmented tomogram as paper 1, section 5.2, with scale bar, legend and orientation axes.
@@ -71,6 +73,7 @@ def render_image(
     segmentation: (class, z, y, x) on the same grid, at most seven classes visible. Either may lie on an NVIDIA card.
     transfer: ramps; None estimates them (for a tomogram in which protein is dark).
     size: (width, height) in pixels. bits: of a value on the card, 8 or 16.
+    max_bytes: of the volumes on the card; None: what it holds.
 
     Raises InputError for what does not fit together, MissingDependencyError without OpenGL, DeviceError when
     graphics memory runs out. A volume beyond the limits goes in slabs or is binned; `Picture.notices` says so.
@@ -85,7 +88,8 @@ def render_image(
         if tf is None:
             raw = None if volume is None else on_host(volume)
             tf = TransferFunction.estimate(on_host(segmentation), raw, progress=progress)
-        renderer.load(volume, segmentation, tf, bits=bits, progress=progress)
+        beyond: Literal["bin"] | None = "bin" if chosen.mode == "vpt" else None  # paths wander through all of it
+        renderer.load(volume, segmentation, tf, bits=bits, max_bytes=max_bytes, beyond=beyond, progress=progress)
         image = draw(renderer, chosen, size, progress=progress)
         notices = tuple(renderer.notices)
     return Picture(image, time.perf_counter() - started, notices)

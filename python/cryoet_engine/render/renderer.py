@@ -8,6 +8,7 @@ All work is done in compute shaders: on data-centre cards only a small part of t
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from ..transfer import TransferFunction
 from ..volume import Float32Array, SoftSegmentation, Triple, Volume, VoxelSizeStatus
 from .bricks import BrickMap
 from .camera import Camera, Vector, direction
-from .context import check_allocation, is_software
+from .context import DeviceError, check_allocation, check_drawn, is_software
 from .light import LightCache
 from .packing import BRICK, CELL, Bits, Packing, check_transfer
 from .scene import Scene
@@ -125,7 +126,8 @@ class Renderer:
         packing = Packing.plan(volume, segmentation, transfer, bits=bits, keep_hidden=keep_hidden)
         software = is_software(self._context)
         edge = int(self._context.info["GL_MAX_3D_TEXTURE_SIZE"])
-        budget = max_bytes or (_SOFTWARE_BYTES if software else _device_bytes(self._context))
+        # A card says what it holds by refusing more; then it goes in slabs too.
+        budget = max_bytes or (_SOFTWARE_BYTES if software else sys.maxsize)
         depth = packing.shape[0]
         how = beyond or ("bin" if software else "slabs")
         if packing.bytes_of() > budget or max(packing.shape) > edge:
@@ -138,7 +140,7 @@ class Renderer:
                 factor *= 2
                 packing = packing.binned(factor)
             depth = min(depth, packing.shape[0])
-        self._scene = scene = Scene(self._context, self._programs, packing, depth)
+        self._scene = scene = self._allocated(packing, depth, how)
         self._bricks = BrickMap(self._context, self._programs, scene)
         self._transfer = transfer
         scene.find_maxima(progress)
@@ -151,14 +153,25 @@ class Renderer:
             )
         if not scene.whole:
             self.notices.append(
-                f"drawn in {len(scene.slabs)} slabs of {scene.slabs[0][1]} slices: "
-                f"{packing.bytes_of() / 2**20:.0f} MiB exceed {budget / 2**20:.0f} MiB, or the texture limit of {edge}"
+                f"drawn in {len(scene.slabs)} slabs of {scene.slabs[0][1]} slices: the whole takes "
+                f"{packing.bytes_of() / 2**20:.0f} MiB and {z} slices, beyond the card's or the given memory, "
+                f"or its texture limit of {edge}"
             )
         if scene.nonfinite:
             self.notices.append(f"{scene.nonfinite} voxels that are not finite were drawn as background")
         if not any(transfer.ramps[index].visible for index in packing.drawn):
             self.notices.append("no class is visible: the picture is empty")
         self.timings["upload"] = time.perf_counter() - started
+
+    def _allocated(self, packing: Packing, depth: int, how: str) -> Scene:
+        """The textures; in thinner and thinner slabs while the card has no room for them and slabs are wanted."""
+        while True:
+            try:
+                return Scene(self._context, self._programs, packing, depth)
+            except DeviceError:
+                if how != "slabs" or depth // 2 < BRICK + 2:
+                    raise
+                depth //= 2
 
     def release_scene(self) -> None:
         """Give back what the scene holds on the card."""
@@ -433,14 +446,15 @@ class Renderer:
         # In slabs every frame needs all slabs before it is whole; so they come up anew for every frame.
         slabs = sorted(scene.slabs, key=lambda slab: self._distance_to(camera, slab))
         if scene.whole:
-            self._frames_of(slabs[0], camera, settings, every, first_frame, skip_empty, jitter, progress)
-            return
-        for number in every:
-            self._frame_state.write(bytes(8 * width * height))
-            for slab in slabs:
-                self._frames_of(slab, camera, settings, range(number, number + 1), 0, skip_empty, jitter, silent)
-            self._fold(number, wide)
-            progress("render", number + 1, every.stop)
+            self._frames_of(slabs[0], camera, settings, every, skip_empty, jitter, progress)
+        else:
+            for number in every:
+                self._frame_state.write(bytes(8 * width * height))
+                for slab in slabs:
+                    self._frames_of(slab, camera, settings, range(number, number + 1), skip_empty, jitter, silent)
+                self._fold(number, wide)
+                progress("render", number + 1, every.stop)
+        check_drawn(self._context, "drawing")
 
     def _wanted_halo(self, settings: RenderSettings) -> int:
         """Slices beyond a slab that its light looks at."""
@@ -467,7 +481,6 @@ class Renderer:
         camera: Camera,
         settings: RenderSettings,
         every: range,
-        first_frame: int,
         skip_empty: bool,
         jitter: bool,
         progress: Progress,
@@ -646,11 +659,6 @@ class Renderer:
         if in_slabs and self._frame_state is None:
             self._frame_state = self._context.texture((width, height), 4, dtype="f2")
             check_allocation(self._context, f"a picture of {width} x {height}")
-
-
-def _device_bytes(context: Any) -> int:
-    """Bytes of textures that a card can be expected to hold: three quarters of its memory where it says so."""
-    return 2**34
 
 
 def _camera_uniforms(camera: Camera, aspect: float) -> dict[str, Any]:
