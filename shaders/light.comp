@@ -23,6 +23,16 @@ ivec3 place_in_atlas(uint data) {
     return (POINTS + 1) * ivec3(data & 1023u, (data >> 10u) & 1023u, (data >> 20u) & 1023u);
 }
 
+// Whether anything that may be visible lies where this point has a share in the interpolated light.
+bool wanted(vec3 p) {
+    vec3 reach = 0.999 * brick_edge / float(POINTS);
+    for (int i = 0; i < 8; ++i) {
+        vec3 corner = vec3(i & 1, (i >> 1) & 1, i >> 2) * 2.0 - 1.0;
+        if (distance_at(cell_of(p + corner * reach)) == 0) return true;
+    }
+    return false;
+}
+
 void main() {
     int index = int(gl_GlobalInvocationID.x);
     int number = first_brick + index / (EDGE * EDGE * EDGE);
@@ -46,6 +56,10 @@ void main() {
     }
 #endif
     vec3 p = volume_low + (vec3(brick) + vec3(point) / float(POINTS)) * brick_edge;
+    if (!wanted(p)) {
+        imageStore(atlas, texel, vec4(1.0));
+        return;
+    }
     uvec3 offset = pcg3d(uvec3(brick * POINTS + point));
     imageStore(atlas, texel, vec4(ambient(p, offset, 0u), shadow(p, pcg3d(offset), 0u), 0.0, 0.0));
 }

@@ -144,7 +144,7 @@ def draw(
 
     settings = settings_of(args)
     if cut:
-        settings = replace(settings, cut=Cut(normal=_CUTS[cut]))
+        settings = replace(settings, cuts=(Cut(normal=_CUTS[cut]),))
     picture = render_image(volume, segmentation, transfer, size=args.size, settings=settings, progress=progress)
     picture.save(path)
     return list(picture.notices)

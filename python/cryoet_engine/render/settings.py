@@ -231,8 +231,8 @@ class RenderSettings:
     bloom: float = 0.18
     exposure: float = 1.12
 
-    frames: int = 24
-    step_vox: float = 0.5
+    frames: int = 16
+    step_vox: float = 1.0
     supersampling: int = 1
     light_spacing: int = 2
     light_occlusion_samples: int = 64
