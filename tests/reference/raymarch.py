@@ -183,11 +183,8 @@ def sphere(n: int) -> np.ndarray:
 
 
 def ball(n: int) -> np.ndarray:
-    """About n points spread evenly over the unit ball."""
-    shells = max(round((n / 8) ** (1 / 3)), 1)
-    radii = (np.arange(shells) + 0.5) / shells
-    counts = np.maximum(np.rint(n * (3 * radii**2 + 0.25 / shells**2) / shells), 1).astype(int)
-    return np.concatenate([r * sphere(c) for r, c in zip(radii, counts, strict=True)])
+    """n points spread evenly over the unit ball."""
+    return (np.arange(n) * 2**0.5 % 1)[:, None] ** (1 / 3) * sphere(n)
 
 
 def ambient(opacity: Field, points: np.ndarray, radius: float, shift: float, n: int = 512) -> np.ndarray:

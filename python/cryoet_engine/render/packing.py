@@ -201,5 +201,5 @@ def _binned(texture: Texels, factors: tuple[int, int, int]) -> Texels:
     bz, by, bx = factors
     cut = texture[: z * bz, : y * by, : x * bx].reshape(z, bz, y, by, x, bx, -1)
     mean: Float32Array = cut.mean(axis=(1, 3, 5), dtype=np.float32)
-    rounded: Texels = np.rint(mean).astype(texture.dtype)
-    return rounded
+    rounded = np.rint(mean)
+    return rounded.astype(np.uint8) if texture.dtype == np.uint8 else rounded.astype(np.uint16)
