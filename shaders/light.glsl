@@ -17,7 +17,10 @@ float ambient(vec3 p, uvec3 offset, uint first) {
     for (uint k = 0u; k < OCCLUSION_SAMPLES; ++k) {
         vec3 ball = point_in_ball(sequence(offset, first + k));
         vec3 q = p + occlusion_sphere.xyz + occlusion_sphere.w * ball;
-        if (!inside(q) || distance_at(cell_of(q)) > 0) continue;
+        if (!inside(q)) continue;
+#if SKIP
+        if (distance_at(cell_of(q)) > 0) continue;
+#endif
         blocked += opacity_of(matter_at(q));
     }
     return 1.0 - blocked / float(OCCLUSION_SAMPLES);
@@ -45,12 +48,14 @@ float shadow_line(vec3 p, vec3 u) {
             if (from_inside) break;     // a box is convex
             continue;
         }
+#if SKIP
         ivec3 cell = cell_of(q);
         int free = distance_at(cell);
         if (free > 0) {
             reach = t + way_out(q, inverse_dir, dir, cell, cell_edge, free);
             continue;
         }
+#endif
         float length_of_step = shadow_range * (2.0 * s) / n;
         float weight = 1.0 - s * s;
         clear *= pow(1.0 - min(weight * opacity_of(matter_at(q)), 0.999), length_of_step);

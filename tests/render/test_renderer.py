@@ -27,6 +27,7 @@ PLAIN = RenderSettings(
     bloom=0,
     exposure=1,
     frames=1,
+    step_vox=0.5,
     light_follows_camera=False,
 )
 

@@ -350,6 +350,7 @@ class Renderer:
     def _update_light(self, look: _Look, settings: RenderSettings, stop: int, progress: Progress) -> None:
         assert self._bricks is not None
         samples = {
+            "SKIP": 1,
             "OCCLUSION_SAMPLES": settings.light_occlusion_samples if settings.occlusion > 0 else 0,
             "SHADOW_RAYS": settings.light_shadow_rays if settings.shadow > 0 else 0,
             "SHADOW_STEPS": settings.light_shadow_steps if settings.shadow > 0 else 0,
