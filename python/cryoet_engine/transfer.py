@@ -347,8 +347,13 @@ class TransferFunction:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write JSON, whole or not at all."""
+        with partial_path(path) as partial:
+            Path(partial).write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON has it."""
         raw = None if self.raw is None else dataclasses.asdict(self.raw)
-        content = {
+        return {
             "kind": "cryoet-engine transfer function",
             "version": _VERSION,
             "classes": [
@@ -357,8 +362,6 @@ class TransferFunction:
             "raw": raw,
             "thresholds": [[None if math.isnan(v) else v for v in row] for row in self.thresholds],
         }
-        with partial_path(path) as partial:
-            Path(partial).write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> TransferFunction:
@@ -373,6 +376,12 @@ class TransferFunction:
             raise file_error(path, "content", expected="JSON", got=str(error), fix=fix) from None
         except OSError as error:
             raise file_error(path, "file", expected="a readable file", got=error.strerror or error) from None
+        return cls.from_json(content, path)
+
+    @classmethod
+    def from_json(cls, content: object, path: str | os.PathLike[str]) -> TransferFunction:
+        """What `to_json` gave, or a person edited; `path` is the file that an error names (FileFormatError)."""
+        fix = "write one with TransferFunction.save"
         if not isinstance(content, dict) or content.get("kind") != "cryoet-engine transfer function":
             raise file_error(path, "kind", expected="a cryoet-engine transfer function", got="another file", fix=fix)
         if content.get("version") != _VERSION:

@@ -48,7 +48,8 @@ VARIANTS: dict[str, list[dict[str, int]]] = {
     **dict.fromkeys(("occupancy.comp", "light.comp"), SCENES),
     "cell_max.comp": [{"CELL": 4, "COMPONENTS": n} for n in (1, 2, 4)],
     "distance.comp": [{"AXIS": axis} for axis in range(3)],
-    **dict.fromkeys(("bright.comp", "fold.comp"), [{"WIDE": 0}, {"WIDE": 1}]),
+    "bright.comp": [{"WIDE": 0}, {"WIDE": 1}],
+    "fold.comp": [{"WIDE": 0}, {"WIDE": 1}],
     "present.comp": [{"WIDE": wide, "BLOOM": bloom} for wide in (0, 1) for bloom in (0, 1)],
 }
 

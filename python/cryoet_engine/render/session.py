@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: MIT
+"""A picture's recipe: which files, which part, which ramps, which settings. The same recipe gives the same picture.
+
+Stored as JSON, alone or inside the PNG that it made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .._checks import file_error, input_error
+from ..io import partial_path
+from ..transfer import TransferFunction
+from .packing import Bits
+from .settings import Box, Cut, RenderSettings
+
+KEYWORD = "cryoet-engine session"  # of the text in a PNG
+_VERSION = 1
+_LARGEST = 2**24  # characters: far above any session, far below what would hurt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """All that a picture is made of.
+
+    tomogram, segmentation: the files. region: ((first, stop), ...) in voxels, (z, y, x), or None.
+    hide_dust_nm: particles of a smaller diameter are left out; None: none.
+    size: (width, height) in pixels. bits: of a value on the card.
+    """
+
+    tomogram: str
+    segmentation: tuple[str, ...]
+    transfer: TransferFunction
+    settings: RenderSettings
+    size: tuple[int, int]
+    region: tuple[tuple[int, int], ...] | None = None
+    hide_dust_nm: float | None = None
+    bits: Bits = 8
+
+    def __post_init__(self) -> None:
+        def refuse(name: str, expected: str) -> None:
+            raise input_error("Session", name, expected=expected, got=repr(getattr(self, name)))
+
+        if not isinstance(self.tomogram, str) or not self.tomogram:
+            refuse("tomogram", "a file's name")
+        if not self.segmentation or not all(isinstance(name, str) and name for name in self.segmentation):
+            refuse("segmentation", "file names")
+        if len(self.size) != 2 or not all(_whole(n) and n > 0 for n in self.size):
+            refuse("size", "two whole numbers above 0")
+        if self.region is not None and (
+            len(self.region) != 3
+            or not all(len(pair) == 2 and all(map(_whole, pair)) and 0 <= pair[0] < pair[1] for pair in self.region)
+        ):
+            refuse("region", "three pairs of whole numbers, first < stop")
+        dust = self.hide_dust_nm
+        if dust is not None and (isinstance(dust, bool) or not isinstance(dust, int | float) or not 0 < dust < 1e9):
+            refuse("hide_dust_nm", "a diameter above 0")
+        if self.bits not in (8, 16) or isinstance(self.bits, bool):
+            refuse("bits", "8 or 16")
+
+    def to_json(self, folder: Path) -> dict[str, Any]:
+        """As JSON has it. Files below `folder`, where it is to lie, are named from there, others in full."""
+        return {
+            "kind": KEYWORD,
+            "version": _VERSION,
+            "tomogram": _named_from(folder, self.tomogram),
+            "segmentation": [_named_from(folder, name) for name in self.segmentation],
+            "region": self.region,
+            "hide_dust_nm": self.hide_dust_nm,
+            "size": list(self.size),
+            "bits": self.bits,
+            "settings": dataclasses.asdict(self.settings),
+            "transfer": self.transfer.to_json(),
+        }
+
+    def text(self, path: str | os.PathLike[str]) -> str:
+        """JSON for a file, or a PNG, at `path`."""
+        return json.dumps(self.to_json(Path(path).resolve().parent), indent=1, allow_nan=False) + "\n"
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write JSON, whole or not at all."""
+        text = self.text(path)
+        with partial_path(path) as partial:
+            Path(partial).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Session:
+        """Read JSON that `save` wrote or a person edited, or the session inside a PNG; every field is checked.
+
+        Raises FileFormatError for another kind of file, another version, missing or unknown fields, wrong values.
+        """
+        fix = "write one with `cryoet render --save-session`"
+        try:
+            content = json.loads(_text_of(path))
+        except ValueError as error:  # undecodable text included
+            raise file_error(path, "content", expected="a session", got=str(error)[:200], fix=fix) from None
+        if not isinstance(content, dict) or content.get("kind") != KEYWORD:
+            raise file_error(path, "kind", expected=f"a {KEYWORD}", got="another file", fix=fix)
+        if content.get("version") != _VERSION:
+            raise file_error(path, "version", expected=_VERSION, got=content.get("version"), fix=fix)
+        wanted = {field.name for field in dataclasses.fields(cls)}
+        given = set(content) - {"kind", "version"}
+        if given != wanted:
+            missing, unknown = sorted(wanted - given), sorted(given - wanted)
+            raise file_error(path, "fields", expected=f"those of version {_VERSION}", got=f"{missing=} {unknown=}")
+        folder = Path(path).resolve().parent
+        transfer = TransferFunction.from_json(content["transfer"], path)
+        try:
+            region = content["region"]
+            return cls(
+                tomogram=str(folder / content["tomogram"]),
+                segmentation=tuple(str(folder / name) for name in content["segmentation"]),
+                transfer=transfer,
+                settings=_settings(content["settings"]),
+                size=(*content["size"],),  # type: ignore[arg-type]
+                region=None if region is None else tuple((*pair,) for pair in region),
+                hide_dust_nm=content["hide_dust_nm"],
+                bits=content["bits"],
+            )
+        except (TypeError, ValueError, AttributeError) as error:
+            raise file_error(path, "content", expected="complete, valid fields", got=str(error), fix=fix) from None
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _named_from(folder: Path, name: str) -> str:
+    path = Path(name).resolve()
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
+
+
+def _text_of(path: str | os.PathLike[str]) -> str:
+    """A file's text, or the session's text in a PNG."""
+    try:
+        with open(path, "rb") as file:
+            if file.read(8) == b"\x89PNG\r\n\x1a\n":
+                return _text_in_picture(path)
+            file.seek(0)
+            data = file.read(_LARGEST + 1)
+    except OSError as error:
+        raise file_error(path, "file", expected="a readable file", got=error.strerror or error) from None
+    if len(data) > _LARGEST:
+        raise file_error(path, "size", expected=f"a session, below {_LARGEST // 2**20} MiB", got="a larger file")
+    return data.decode("utf-8")
+
+
+def _text_in_picture(path: str | os.PathLike[str]) -> str:
+    try:
+        with Image.open(path) as image:  # Pillow itself refuses text that unpacks to more than a MiB
+            text = getattr(image, "text", {}).get(KEYWORD)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise file_error(path, "content", expected="a PNG", got=str(error)[:200]) from None
+    if text is None:
+        fix = "pictures of `cryoet render` carry one"
+        raise file_error(path, "session", expected="a picture with a session inside", got="a PNG without", fix=fix)
+    return str(text)
+
+
+def _settings(content: object) -> RenderSettings:
+    if not isinstance(content, dict):
+        raise TypeError("settings are no object")
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
+    }
+    missing = sorted({field.name for field in dataclasses.fields(RenderSettings)} - set(values))
+    if missing:
+        raise TypeError(f"settings lack {missing}")
+    values["cuts"] = tuple(_made(Cut, cut) for cut in values["cuts"])
+    if values["box"] is not None:
+        values["box"] = _made(Box, values["box"])
+    return RenderSettings(**values)
+
+
+def _made(kind: Any, content: object) -> Any:
+    if not isinstance(content, dict):
+        raise TypeError(f"{kind.__name__.lower()}: expected an object, got {content!r}")
+    return kind(**content)
