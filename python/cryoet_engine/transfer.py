@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -249,6 +249,13 @@ def _estimate_raw(
     return RawRamp(low_pass_sigma_vox=low_pass_sigma_vox, at_zero=float(sign * low), at_one=float(sign * high))
 
 
+class ThresholdFit(NamedTuple):
+    """a z^2 + b z + c over slices z, and the share of the thresholds' variance that it explains."""
+
+    coefficients: tuple[float, float, float]
+    r_squared: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class TransferFunction:
     """What the renderer reads: a ramp a class, and one on the raw volume.
@@ -339,6 +346,20 @@ class TransferFunction:
         ramps = list(self.ramps)
         ramps[index] = dataclasses.replace(ramps[index], **changes)
         return dataclasses.replace(self, ramps=tuple(ramps))
+
+    def threshold_fit(self, name: str) -> ThresholdFit | None:
+        """The quadratic through a class's thresholds by slice (paper 1, section 5.1); None with fewer than four."""
+        if not self.thresholds:
+            return None
+        values = np.array(self.thresholds[self._index(name)], float)
+        known = np.flatnonzero(np.isfinite(values))
+        if known.size < 4:
+            return None
+        coefficients = np.polyfit(known, values[known], 2)
+        spread = float(((values[known] - values[known].mean()) ** 2).sum())
+        rest = float(((values[known] - np.polyval(coefficients, known)) ** 2).sum())
+        a, b, c = (float(v) for v in coefficients)
+        return ThresholdFit((a, b, c), 1 - rest / spread if spread > 0 else 1.0)
 
     def _index(self, name: str) -> int:
         if name not in self.classes:

@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from ..forest import PixelClassifier
     from ..volume import Region, Volume
 
+#: How files begin that a picture or a video may be written over.
+_SIGNATURES = {
+    ".png": (b"\x89PNG",),
+    ".gif": (b"GIF8",),
+    ".mp4": (b"ftyp",),
+    ".mkv": (b"\x1aE\xdf\xa3",),
+    ".webm": (b"\x1aE\xdf\xa3",),
+    ".tif": (b"II*\0", b"MM\0*"),
+    ".tiff": (b"II*\0", b"MM\0*"),
+}
 #: How the notes of a volume begin that a command made of probabilities: such a file may be replaced by its like.
 MAP_NOTE = "cryoet-engine map:"
 
@@ -257,12 +267,14 @@ def _is_result(path: Path) -> bool:
     if path.suffix == ".json":
         from ..transfer import TransferFunction
 
-        if b'"kind": "forest"' in path.read_bytes()[:200]:
+        head = path.read_bytes()[:200]
+        if b'"kind": "forest"' in head or b'"kind": "cryoet-engine session"' in head:
             return True
         TransferFunction.load(path)
         return True
     if path.suffix == ".md":
         return path.read_bytes()[:9] == b"# Forest "
-    if path.suffix == ".png":
-        return path.read_bytes()[:4] == b"\x89PNG"
+    head = path.read_bytes()[:12]
+    if path.suffix in _SIGNATURES:
+        return any(sign in head for sign in _SIGNATURES[path.suffix])
     return b"cryoet-engine forest" in path.read_bytes()[:4096]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import _report, pseudolabel, render, segment, train
+from . import _picture, _report, pseudolabel, segment, train
 from . import run as whole_job
 from ._console import Bars, say
 from ._job import Job, job
@@ -147,8 +147,8 @@ def run(args: argparse.Namespace) -> None:
         )
         io.export_classes(proba, folder / "classes_second", prefix="")
         notices = whole_job.picture(current, second.volume, proba, args, bars)
-        render.draw_slices(first.volume, soft, folder, "first_pseudo_labels")
-        render.draw_slices(second.volume, carried, folder, "second_forest")
+        _picture.draw_slices(first.volume, soft, folder, "first_pseudo_labels")
+        _picture.draw_slices(second.volume, carried, folder, "second_forest")
         rows = {
             "strokes to pseudo labels, first tomogram": _report.evaluate(first.truth, soft),
             "forest carried over to the second": _report.evaluate(second.truth, carried),
@@ -181,7 +181,8 @@ def _sections(current: Job, marks: Volume, rows: dict[str, ConfusionMatrix], not
         "`second_recipe.toml`.",
         "## Slices",
         *(
-            f"**{title}**\n\n" + "\n".join(f"![{name}]({name})" for name in render.slice_names(current.folder, prefix))
+            f"**{title}**\n\n"
+            + "\n".join(f"![{name}]({name})" for name in _picture.slice_names(current.folder, prefix))
             for title, prefix in (
                 ("First tomogram, pseudo labels", "first_pseudo_labels"),
                 ("Second tomogram, forest carried over", "second_forest"),

@@ -1,187 +1,280 @@
 # SPDX-License-Identifier: MIT
-"""Draw a tomogram and its segmentation as a lit, solid picture.
+"""Draw a tomogram and its segmentation as a lit, solid picture, or a turn of it as a video.
 
 The segmentation is an OME-Zarr of this package, or masks or scores in MRC from other tools, one file a class (or one
 label file). Each class gets an opacity ramp that starts at an automatically found threshold; --transfer takes ramps
-that --save-transfer wrote and a person may have edited.
+that --save-transfer wrote and a person may have edited. Every PNG carries its session: --session PNG makes it again,
+with what else is said changed.
 
   cryoet render TOMO --segmentation proba.zarr -o picture.png
   cryoet render TOMO --segmentation membrane.mrc spikes.mrc -o picture.png --elevation 90 --region 20:64,:,:
+  cryoet render TOMO --segmentation proba.zarr -o turn.mp4 --turntable 8
+  cryoet render TOMO --segmentation proba.zarr -o rivals.png --compare
+  cryoet render --session picture.png -o wider.png --size 2560x1080
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._progress import Progress
-from ._console import Bars, add_tomogram, guard_outputs, need_suffix, open_tomogram, pixel_size, region, say
+from .._checks import input_error
+from . import _picture
+from ._console import Bars, add_tomogram, guard_outputs, memory_size, need_suffix, open_tomogram, say
 
 if TYPE_CHECKING:
     from ..render import RenderSettings
-    from ..render.slices import Axis
+    from ..render.session import Session
     from ..transfer import TransferFunction
-    from ..volume import SoftSegmentation, Volume
+    from ..volume import Region, SoftSegmentation, Volume
 
-#: Command line option -> RenderSettings field, where nothing but a number is to be said.
-_NUMBERS = {
-    "azimuth": ("azimuth_deg", "degrees about z"),
-    "elevation": ("elevation_deg", "degrees above the slice plane; 90 looks straight down"),
-    "zoom": ("zoom", "1 fits the data into the picture"),
-    "light-azimuth": ("light_azimuth_deg", "direction of the light, relative to the camera"),
-    "light-elevation": ("light_elevation_deg", "height of the light"),
-    "occlusion": ("occlusion", "strength of ambient occlusion, 0 to 1"),
-    "shadow": ("shadow", "strength of shadows, 0 to 1"),
-    "bloom": ("bloom", "strength of bloom; 0 switches it off"),
-}
-
-#: Normals (z, y, x) of planes that cut away the half which faces the default camera.
-_CUTS = {"z": (1.0, 0.0, 0.0), "y": (0.0, -1.0, 0.0), "x": (0.0, 0.0, 1.0)}
-
-
-def add_picture_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what decides how a picture looks."""
-    parser.add_argument(
-        "--protein",
-        choices=("dark", "bright"),
-        default="dark",
-        help="which way the contrast runs (default dark)",
-    )
-    parser.add_argument(
-        "--size", type=pixel_size, default=(1920, 1080), metavar="WxH", help="pixels (default 1920x1080)"
-    )
-    parser.add_argument("--orthographic", action="store_true", help="no perspective")
-    for option, (_, text) in _NUMBERS.items():
-        parser.add_argument(f"--{option}", type=float, metavar="X", help=text)
-    parser.add_argument("--frames", type=int, metavar="N", help="frames averaged: more is cleaner and slower")
-    parser.add_argument(
-        "--region",
-        type=region,
-        metavar="Z0:Z1,Y0:Y1,X0:X1",
-        help="draw this part only, in voxels, as in 40:80,:,100:200",
-    )
-    parser.add_argument("--cut", choices=("x", "y", "z"), help="cut the data open at its middle along this axis")
-    parser.add_argument(
-        "--hide-dust", type=float, metavar="NM", help="leave out particles smaller than this diameter in nm"
-    )
-    parser.add_argument("--hide", nargs="+", default=[], metavar="CLASS", help="classes that are not drawn")
-    parser.add_argument("--background", choices=("light", "dark", "white", "black"), help="behind it (default light)")
-    parser.add_argument("--transparent", action="store_true", help="no background in the PNG")
+_FIGURES = ("compare", "stages", "journey")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
-    add_tomogram(parser)
+    add_tomogram(parser, nargs="?")
     parser.add_argument(
-        "--segmentation",
-        nargs="+",
-        required=True,
-        metavar="FILE",
-        help="OME-Zarr, or one MRC a class, or one label file",
+        "--segmentation", nargs="+", metavar="FILE", help="OME-Zarr, or one MRC a class, or a label file"
     )
-    parser.add_argument("-o", "--output", required=True, metavar="PNG", help="the picture")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="the picture (.png), or a video (.mp4 .mkv .webm .gif, or a folder of PNGs)",
+    )
+    parser.add_argument("--session", metavar="FILE", help="a picture or JSON to make again; other options change it")
+    parser.add_argument("--save-session", metavar="JSON", help="save the session as a file of its own")
     parser.add_argument("--transfer", metavar="JSON", help="ramps to use instead of estimated ones")
     parser.add_argument("--save-transfer", metavar="JSON", help="save the ramps that were used")
-    add_picture_arguments(parser)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say how much graphics memory it takes, and draw nothing"
+    )
+    parser.add_argument(
+        "--memory", type=memory_size, metavar="SIZE", help="graphics memory for the volumes, as 4G; beyond it: slabs"
+    )
+    group = parser.add_argument_group("more pictures")
+    group.add_argument(
+        "--compare", action="store_true", help="a figure: this technique beside those it is compared with"
+    )
+    group.add_argument(
+        "--stages", action="store_true", help="a figure: colour, occlusion, shadow and bloom; raw volume"
+    )
+    group.add_argument("--journey", action="store_true", help="a figure: from the raw volume to two classes and to all")
+    group.add_argument("--thresholds", metavar="PNG", help="a figure: how the ramps were found")
+    group.add_argument("--depth", metavar="TIFF", help="distance along the view in Angstrom, float32, NaN: nothing")
+    group.add_argument("--class-ids", metavar="PNG", help="the class each pixel shows, 8 bit, 0: nothing")
+    group = parser.add_argument_group("animation")
+    group.add_argument("--turntable", type=float, metavar="SECONDS", help="once around z")
+    group.add_argument("--keyframes", metavar="JSON", help="camera, light and classes over time (docs/rendering.md)")
+    group.add_argument("--fps", type=float, default=24.0, metavar="N", help="frames a second (default 24)")
+    _picture.add_picture_arguments(parser)
+    _picture.add_render_arguments(parser)
 
 
-def settings_of(args: argparse.Namespace) -> RenderSettings:
-    """The render settings that the arguments ask for; what is not said keeps its default."""
-    from ..render import RenderSettings
+def check(args: argparse.Namespace) -> None:
+    """Find what does not go together before the work begins."""
+    if not args.session and not (args.tomogram and args.segmentation):
+        raise input_error("render", "arguments", expected="TOMO and --segmentation, or --session", got="neither")
+    if not (args.output or args.dry_run):
+        raise input_error("render", "-o", expected="a name for the picture", got="none")
+    moving = args.turntable is not None or args.keyframes is not None
+    if args.turntable is not None and args.keyframes is not None:
+        raise input_error("render", "animation", expected="--turntable or --keyframes", got="both")
+    if args.turntable is not None and not 0 < args.turntable < 1e5:
+        raise input_error("--turntable", "seconds", expected="a number above 0", got=args.turntable)
+    figures = [f"--{name}" for name in _FIGURES if getattr(args, name)]
+    if len(figures) > 1 or (figures and moving):
+        raise input_error("render", "options", expected="one kind of picture", got=", ".join(figures))
+    if args.output and not moving:
+        need_suffix(args.output, (".png",))
+    for option, endings in (("depth", (".tif", ".tiff")), ("class_ids", (".png",)), ("thresholds", (".png",))):
+        if path := getattr(args, option):
+            need_suffix(path, endings, f"--{option.replace('_', '-')}")
+    if (args.depth or args.class_ids) and (moving or figures):
+        raise input_error("render", "--depth, --class-ids", expected="a single picture", got="another kind")
 
-    given = {field: getattr(args, option.replace("-", "_")) for option, (field, _) in _NUMBERS.items()}
-    given |= {"frames": args.frames, "background": args.background}
-    given |= {"projection": "orthographic" if args.orthographic else None}
-    given |= {"transparent": args.transparent or None}
-    return RenderSettings(**{name: value for name, value in given.items() if value is not None})
+
+def recipe(args: argparse.Namespace) -> Session | None:
+    """The session that is to be made again, if one is; its files stand in for those that are not named."""
+    if not args.session:
+        return None
+    from ..render.session import Session
+
+    session = Session.load(args.session)
+    args.tomogram = args.tomogram or session.tomogram
+    args.segmentation = args.segmentation or list(session.segmentation)
+    args.region = args.region or (None if session.region is None else tuple(slice(*pair) for pair in session.region))
+    args.hide_dust = session.hide_dust_nm if args.hide_dust is None else args.hide_dust
+    args.size = args.size or session.size
+    args.bits = args.bits or session.bits
+    args.voxel_size = session.voxel_size_A if args.voxel_size is None else args.voxel_size
+    args.fill = session.fill if args.fill is None else args.fill
+    return session
 
 
-def drawn_part(
-    volume: Volume, segmentation: SoftSegmentation, args: argparse.Namespace
-) -> tuple[Volume, SoftSegmentation]:
-    """What the arguments leave to be drawn: without dust, and the region only."""
-    if args.hide_dust is not None:
-        from ..refine import remove_dust
+def session_of(
+    args: argparse.Namespace, settings: RenderSettings, transfer: TransferFunction, shape: tuple[int, int, int]
+) -> Session:
+    """What was drawn, so that it can be drawn again."""
+    from ..render.session import Session
 
-        segmentation = remove_dust(segmentation, min_diameter_A=10 * args.hide_dust)
-    if args.region:
-        volume, segmentation = volume.crop(args.region), segmentation.crop(args.region)
-    return volume, segmentation
+    part: Region | None = args.region
+    return Session(
+        tomogram=args.tomogram,
+        segmentation=tuple(args.segmentation),
+        transfer=transfer,
+        settings=settings,
+        size=args.size,
+        region=None if part is None else tuple(s.indices(n)[:2] for s, n in zip(part, shape, strict=True)),
+        hide_dust_nm=args.hide_dust,
+        bits=args.bits,
+        voxel_size_A=args.voxel_size,
+        fill=args.fill,
+    )
 
 
 def ramps(
-    volume: Volume, segmentation: SoftSegmentation, args: argparse.Namespace, *, progress: Progress
+    args: argparse.Namespace, session: Session | None, volume: Volume, segmentation: SoftSegmentation, bars: Bars
 ) -> TransferFunction:
-    """Estimate the ramps, or load them."""
-    from ..transfer import TransferFunction
-
-    if given := getattr(args, "transfer", None):
-        transfer = TransferFunction.load(given)
-    else:
-        background = segmentation.classes[:1]
-        transfer = TransferFunction.estimate(
-            segmentation, volume, protein=args.protein, hidden=background, progress=progress
-        )
+    """The session's ramps, where nothing else was said; otherwise estimated or loaded ones."""
+    if session is None or args.transfer or args.protein:
+        return _picture.ramps(volume, segmentation, args, progress=bars)
+    transfer = session.transfer
     for name in args.hide:
         transfer = transfer.with_ramp(name, visible=False)
     return transfer
-
-
-def draw(
-    volume: Volume,
-    segmentation: SoftSegmentation,
-    transfer: TransferFunction,
-    args: argparse.Namespace,
-    path: Path,
-    *,
-    cut: str | None = None,
-    progress: Progress,
-) -> list[str]:
-    """Draw and save a picture, cut open along an axis or not. Returns what the renderer had to say."""
-    from ..render import Cut, render_image
-
-    settings = settings_of(args)
-    if cut:
-        settings = replace(settings, cuts=(Cut(normal=_CUTS[cut]),))
-    picture = render_image(volume, segmentation, transfer, size=args.size, settings=settings, progress=progress)
-    picture.save(path)
-    return list(picture.notices)
-
-
-def draw_slices(volume: Volume, segmentation: SoftSegmentation, folder: Path, prefix: str = "slice") -> None:
-    """Save overlays of three z slices and the central y slice."""
-    from .. import io
-    from ..render import slice_overlay
-
-    depth, height, _ = volume.shape
-    wanted: list[tuple[Axis, int]] = [("z", depth // 4), ("z", depth // 2), ("z", 3 * depth // 4), ("y", height // 2)]
-    for axis, index in dict.fromkeys(wanted):
-        with io.partial_path(folder / f"{prefix}_{axis}{index:04d}.png") as partial:
-            slice_overlay(volume, segmentation, axis=axis, index=index).save(partial, format="PNG")
-
-
-def slice_names(folder: Path, prefix: str = "slice") -> list[str]:
-    """The file names that `draw_slices` left."""
-    return sorted(path.name for path in folder.glob(f"{prefix}_[xyz][0-9]*.png"))
 
 
 def run(args: argparse.Namespace) -> None:
     """A tomogram and a segmentation in, a picture out."""
     from .. import io
 
-    output = need_suffix(args.output, (".png",))
-    settings_of(args)  # wrong settings are told before the work begins
-    guard_outputs([output, args.save_transfer], [args.tomogram, args.transfer, *args.segmentation])
+    check(args)
+    session = recipe(args)
+    args.size, args.bits = args.size or _picture.SIZE, args.bits or 8
+    base = session.settings if session else None
+    _picture.settings_of(args, base)  # wrong settings are told before the work begins
+    outputs = [args.output, args.save_transfer, args.save_session, args.thresholds, args.depth, args.class_ids]
+    folder = args.output and not Path(args.output).suffix
+    guard_outputs(outputs[1:] if folder else outputs, [args.tomogram, args.transfer, *args.segmentation])
     volume = open_tomogram(args)
+    shape = volume.shape
     segmentation = io.read_segmentation(args.segmentation)
     with Bars() as bars:
-        transfer = ramps(volume, segmentation, args, progress=bars)
-        drawn = drawn_part(volume, segmentation, args)
-        notices = draw(*drawn, transfer, args, output, cut=args.cut, progress=bars)
+        transfer = ramps(args, session, volume, segmentation, bars)
+        part = _picture.drawn_part(volume, segmentation, args)
+        settings = _picture.settings_of(args, base, part[0].shape)
+        if args.dry_run:
+            print(memory_table(*part, transfer, args, settings))
+            return
+        again = session_of(args, settings, transfer, shape)
+        notices = make(*part, transfer, args, settings, again, bars)
         if args.save_transfer:
             transfer.save(args.save_transfer)
+        if args.save_session:
+            again.save(args.save_session)
     for notice in notices:
         say(f"note: {notice}")
-    say(str(output))
+    say(str(args.output))
+
+
+def make(
+    volume: Volume,
+    segmentation: SoftSegmentation,
+    transfer: TransferFunction,
+    args: argparse.Namespace,
+    settings: RenderSettings,
+    session: Session,
+    bars: Bars,
+) -> list[str]:
+    """Draw what was asked for; what the renderer had to say."""
+    from ..render import session as sessions
+
+    if args.thresholds:
+        from ..render import figures, save_image
+
+        save_image(figures.thresholds(transfer, segmentation), args.thresholds)
+    if args.turntable is not None or args.keyframes is not None:
+        from ..render import animation
+
+        keys = (
+            animation.load_key_frames(args.keyframes)
+            if args.keyframes
+            else animation.turntable(settings, args.turntable)
+        )
+        return list(
+            animation.render_animation(
+                volume,
+                segmentation,
+                transfer,
+                args.output,
+                keys,
+                settings=settings,
+                size=args.size,
+                fps=args.fps,
+                bits=args.bits,
+                progress=bars,
+            )
+        )
+    text = {sessions.KEYWORD: session.text(args.output)}
+    if figure := next((name for name in _FIGURES if getattr(args, name)), None):
+        from ..render import figures, save_image
+
+        image, notices = getattr(figures, figure)(
+            volume, segmentation, transfer, settings=settings, size=args.size, progress=bars
+        )
+        save_image(image, args.output, text=text)
+        return list(notices)
+    return picture(volume, segmentation, transfer, args, settings, text, bars)
+
+
+def picture(
+    volume: Volume,
+    segmentation: SoftSegmentation,
+    transfer: TransferFunction,
+    args: argparse.Namespace,
+    settings: RenderSettings,
+    text: dict[str, str],
+    bars: Bars,
+) -> list[str]:
+    """One picture, and what else each of its pixels shows."""
+    from PIL import Image
+
+    from ..render import render_image, save_image
+
+    drawn = render_image(
+        volume,
+        segmentation,
+        transfer,
+        size=args.size,
+        settings=settings,
+        bits=args.bits,
+        max_bytes=args.memory,
+        probed=bool(args.depth or args.class_ids),
+        progress=bars,
+    )
+    drawn.save(args.output, text=text)
+    for path, pixels in ((args.depth, drawn.depth_A), (args.class_ids, drawn.class_ids)):
+        if path and pixels is not None:
+            save_image(Image.fromarray(pixels), path)
+    return list(drawn.notices)
+
+
+def memory_table(
+    volume: Volume,
+    segmentation: SoftSegmentation,
+    transfer: TransferFunction,
+    args: argparse.Namespace,
+    settings: RenderSettings,
+) -> str:
+    """How much graphics memory a picture takes, line by line."""
+    from ..render.picture import memory_plan
+
+    plan = memory_plan(volume, segmentation, transfer, size=args.size, settings=settings, bits=args.bits)
+    lines = [f"{name:28s} {size / 2**20:10.1f} MiB" for name, size in plan if size]
+    total = sum(size for _, size in plan)
+    z, y, x = volume.shape
+    head = f"{z} x {y} x {x} voxels, {args.bits} bit, {args.size[0]} x {args.size[1]} pixels"
+    return "\n".join([head, *lines, f"{'together':28s} {total / 2**20:10.1f} MiB"])

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .._checks import input_error
-from . import _report, pseudolabel, render, segment, train
+from . import _picture, _report, pseudolabel, segment, train
 from ._console import Bars, add_tomogram, class_names, open_tomogram, positive, say
 from ._job import Job, file_identity, job
 
@@ -80,7 +80,7 @@ def add_stage_arguments(parser: argparse.ArgumentParser) -> None:
         ("pseudo labels", pseudolabel.add_forest_arguments),
         ("network", train.add_network_arguments),
         ("tiles", segment.add_tile_arguments),
-        ("picture", render.add_picture_arguments),
+        ("picture", _picture.add_picture_arguments),
     ):
         add(parser.add_argument_group(title))  # type: ignore[arg-type]
 
@@ -92,7 +92,7 @@ def check_settings(args: argparse.Namespace, classes: tuple[str, ...]) -> None:
     from ..tiling import tile_starts
 
     choose_device(args.device, where="--device")
-    render.settings_of(args)
+    _picture.settings_of(args)
     train.settings_of(args)
     tile_starts(2 * args.tile, args.tile, args.overlap)
     if args.model not in model_names("segmenter"):
@@ -121,7 +121,7 @@ def settings_from(args: argparse.Namespace, inputs: Mapping[str, Sequence[str]])
     """What a resumed run must have in common with the interrupted one."""
     # The picture comes last: other wishes for it do not make what was computed before worthless.
     picture_only = argparse.ArgumentParser()
-    render.add_picture_arguments(picture_only)
+    _picture.add_picture_arguments(picture_only)
     wishes = vars(picture_only.parse_args([]))
     hidden = {"run", "command", "debug", "output", "overwrite", "tomogram", "labels", "pair", *wishes}
     chosen = {name: value for name, value in vars(args).items() if name not in hidden}
@@ -205,19 +205,19 @@ def picture(
 
     def draw() -> None:
         folder.mkdir(exist_ok=True)
-        transfer = render.ramps(volume, proba, args, progress=bars)
+        transfer = _picture.ramps(volume, proba, args, progress=bars)
         transfer.save(folder / "transfer.json")
-        part = render.drawn_part(volume, proba, args)
-        notices = render.draw(*part, transfer, args, folder / "picture.png", cut=args.cut, progress=bars)
-        cut = args.cut or "z"
+        part = _picture.drawn_part(volume, proba, args)
+        notices = _picture.draw(*part, transfer, args, folder / "picture.png", progress=bars)
+        cuts = args.cut or [_picture.cut_plane("z")]
         if not args.cut:
-            render.draw(*part, transfer, args, folder / "picture_cut.png", cut=cut, progress=bars)
+            _picture.draw(*part, transfer, args, folder / "picture_cut.png", cuts=cuts, progress=bars)
         if soft is not None:
-            part = render.drawn_part(volume, soft, args)
-            transfer = render.ramps(volume, soft, args, progress=bars)
-            render.draw(*part, transfer, args, folder / "picture_pseudo_labels.png", cut=cut, progress=bars)
+            part = _picture.drawn_part(volume, soft, args)
+            transfer = _picture.ramps(volume, soft, args, progress=bars)
+            _picture.draw(*part, transfer, args, folder / "picture_pseudo_labels.png", cuts=cuts, progress=bars)
         current.record.setdefault("notices", {})[name] = notices
-        render.draw_slices(volume, proba, folder)
+        _picture.draw_slices(volume, proba, folder)
 
     current.stage(stage, draw, lambda: None)
     return list(current.record["notices"][name])
@@ -342,7 +342,7 @@ def _sections(
             *([] if several else ["## Classes"]),
             _class_table(current.folder / folder, k, result, shares[k]),
             *([] if several else [*network, "## Slices"]),
-            *(f"![{name}]({Path(folder, name)})" for name in render.slice_names(current.folder / folder)),
+            *(f"![{name}]({Path(folder, name)})" for name in _picture.slice_names(current.folder / folder)),
         ]
     return [
         *sections,

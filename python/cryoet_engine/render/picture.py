@@ -8,13 +8,15 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from .._progress import Progress, silent
 from ..io import partial_path
 from ..transfer import TransferFunction
-from ..volume import SoftSegmentation, Volume
+from ..volume import Float32Array, SoftSegmentation, Volume
 from .annotate import Entry, annotate
 from .camera import Camera
 from .context import opened_context
@@ -26,11 +28,16 @@ from .settings import RenderSettings
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A finished picture: `image` (PIL, RGB or RGBA), `seconds` it took, `notices` the person should read."""
+    """A finished picture: `image` (PIL, RGB or RGBA), `seconds` it took, `notices` the person should read.
+
+    depth_A, class_ids: where asked for, what `Renderer.probe` gives, (height, width).
+    """
 
     image: Image.Image
     seconds: float
     notices: tuple[str, ...] = ()
+    depth_A: Float32Array | None = None
+    class_ids: npt.NDArray[np.uint8] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -65,6 +72,7 @@ def render_image(
     settings: RenderSettings | None = None,
     bits: Bits = 8,
     max_bytes: int | None = None,
+    probed: bool = False,
     progress: Progress = silent,
 ) -> Picture:
     """Draw a segmented tomogram as paper 1, section 5.2, with scale bar, legend and orientation axes.
@@ -73,7 +81,7 @@ def render_image(
     segmentation: (class, z, y, x) on the same grid, at most seven classes visible. Either may lie on an NVIDIA card.
     transfer: ramps; None estimates them (for a tomogram in which protein is dark).
     size: (width, height) in pixels. bits: of a value on the card, 8 or 16.
-    max_bytes: of the volumes on the card; None: what it holds.
+    max_bytes: of the volumes on the card; None: what it holds. probed: give depth and class of every pixel too.
 
     Raises InputError for what does not fit together, MissingDependencyError without OpenGL, DeviceError when
     graphics memory runs out. A volume beyond the limits goes in slabs or is binned; `Picture.notices` says so.
@@ -90,9 +98,11 @@ def render_image(
             tf = TransferFunction.estimate(on_host(segmentation), raw, progress=progress)
         beyond: Literal["bin"] | None = "bin" if chosen.mode == "vpt" else None  # paths wander through all of it
         renderer.load(volume, segmentation, tf, bits=bits, max_bytes=max_bytes, beyond=beyond, progress=progress)
-        image = draw(renderer, chosen, size, progress=progress)
+        camera = renderer.fit_camera(chosen, size)
+        image = draw(renderer, chosen, size, camera=camera, progress=progress)
+        depth, ids = renderer.probe(camera, chosen, size) if probed else (None, None)
         notices = tuple(renderer.notices)
-    return Picture(image, time.perf_counter() - started, notices)
+    return Picture(image, time.perf_counter() - started, notices, depth, ids)
 
 
 def drawn_size(size: tuple[int, int], settings: RenderSettings) -> tuple[int, int]:

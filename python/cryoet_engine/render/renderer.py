@@ -87,6 +87,11 @@ class Renderer:
         return 1.0 if self._scene is None else self._scene.unit_A
 
     @property
+    def half_extent(self) -> Vector:
+        """Half the volume's extent, (x, y, z), in the renderer's unit."""
+        return self._loaded().half_extent
+
+    @property
     def voxel_size_status(self) -> VoxelSizeStatus:
         """How well the voxel size of what is loaded is known."""
         packing = self._loaded().packing
@@ -381,6 +386,10 @@ class Renderer:
 
         size: (width, height) in pixels. turning: from the same distance whatever the azimuth, for a turn about z.
         """
+        return self.camera_for(self.visible_points(settings, turning=turning), settings, size)
+
+    def visible_points(self, settings: RenderSettings, *, turning: bool = False) -> Vector:
+        """Corners (n, 3), (x, y, z), of all cells that may hold something well visible, for `camera_for`."""
         scene = self._loaded()
         slab = scene.slabs[0]
         look = self._look(settings, slab)
@@ -395,8 +404,12 @@ class Renderer:
             points = np.clip((middles[:, None] + corners * edge).reshape(-1, 3), low, high)
         else:
             points = (low + high) / 2 + corners * (high - low)
+        return _turned(points) if turning else points
+
+    def camera_for(self, points: Vector, settings: RenderSettings, size: tuple[int, int]) -> Camera:
+        """The camera of the settings that sees all of `points`, in a picture of `size`."""
         camera = Camera.fit(
-            _turned(points) if turning else points,
+            points,
             azimuth_deg=settings.azimuth_deg,
             elevation_deg=settings.elevation_deg,
             roll_deg=settings.roll_deg,
@@ -405,7 +418,8 @@ class Renderer:
             zoom=settings.zoom,
             orthographic=settings.projection == "orthographic",
         )
-        return camera if settings.target_vox is None else camera.looking_at(scene.from_voxel(settings.target_vox))
+        target = settings.target_vox
+        return camera if target is None else camera.looking_at(self._loaded().from_voxel(target))
 
     def _layers(self, slab: tuple[int, int]) -> tuple[int, int]:
         return slab[0] // BRICK, -(-slab[1] // BRICK)

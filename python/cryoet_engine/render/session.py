@@ -33,6 +33,7 @@ class Session:
     tomogram, segmentation: the files. region: ((first, stop), ...) in voxels, (z, y, x), or None.
     hide_dust_nm: particles of a smaller diameter are left out; None: none.
     size: (width, height) in pixels. bits: of a value on the card.
+    voxel_size_A: edge of a voxel in Å, where the file is wrong; fill: number for voxels that are not finite, or "mean".
     """
 
     tomogram: str
@@ -43,6 +44,8 @@ class Session:
     region: tuple[tuple[int, int], ...] | None = None
     hide_dust_nm: float | None = None
     bits: Bits = 8
+    voxel_size_A: float | None = None
+    fill: str | None = None
 
     def __post_init__(self) -> None:
         def refuse(name: str, expected: str) -> None:
@@ -62,6 +65,12 @@ class Session:
         dust = self.hide_dust_nm
         if dust is not None and (isinstance(dust, bool) or not isinstance(dust, int | float) or not 0 < dust < 1e9):
             refuse("hide_dust_nm", "a diameter above 0")
+        edge = self.voxel_size_A
+        if edge is not None and (isinstance(edge, bool) or not isinstance(edge, int | float) or not 0 < edge < 1e9):
+            refuse("voxel_size_A", "a length above 0")
+        fill: object = self.fill
+        if fill is not None and not isinstance(fill, str):
+            refuse("fill", "a number as text, or mean")
         if self.bits not in (8, 16) or isinstance(self.bits, bool):
             refuse("bits", "8 or 16")
 
@@ -76,6 +85,8 @@ class Session:
             "hide_dust_nm": self.hide_dust_nm,
             "size": list(self.size),
             "bits": self.bits,
+            "voxel_size_A": self.voxel_size_A,
+            "fill": self.fill,
             "settings": dataclasses.asdict(self.settings),
             "transfer": self.transfer.to_json(),
         }
@@ -119,10 +130,12 @@ class Session:
                 segmentation=tuple(str(folder / name) for name in content["segmentation"]),
                 transfer=transfer,
                 settings=_settings(content["settings"]),
-                size=(*content["size"],),  # type: ignore[arg-type]
+                size=(*content["size"],),
                 region=None if region is None else tuple((*pair,) for pair in region),
                 hide_dust_nm=content["hide_dust_nm"],
                 bits=content["bits"],
+                voxel_size_A=content["voxel_size_A"],
+                fill=content["fill"],
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise file_error(path, "content", expected="complete, valid fields", got=str(error), fix=fix) from None
@@ -167,16 +180,20 @@ def _text_in_picture(path: str | os.PathLike[str]) -> str:
 def _settings(content: object) -> RenderSettings:
     if not isinstance(content, dict):
         raise TypeError("settings are no object")
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
-    }
+    values = {name: setting(name, value) for name, value in content.items()}
     missing = sorted({field.name for field in dataclasses.fields(RenderSettings)} - set(values))
     if missing:
         raise TypeError(f"settings lack {missing}")
-    values["cuts"] = tuple(_made(Cut, cut) for cut in values["cuts"])
-    if values["box"] is not None:
-        values["box"] = _made(Box, values["box"])
     return RenderSettings(**values)
+
+
+def setting(name: str, value: Any) -> Any:
+    """A field of RenderSettings from what JSON has in its place. TypeError or ValueError where it is something else."""
+    if name == "cuts":
+        return tuple(_made(Cut, cut) for cut in value)
+    if name == "box" and value is not None:
+        return _made(Box, value)
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _made(kind: Any, content: object) -> Any:
