@@ -102,7 +102,6 @@ void main() {
             uint number = atomicAdd(occupied_bricks, 1u);
             if (number < capacity)
                 brick_list[number] = uint(brick.x + brick_count.x * (brick.y + brick_count.y * brick.z));
-            data |= number & 0x3fffffffu;
         }
 #else
         data |= uint(ceil(largest * 65535.0));

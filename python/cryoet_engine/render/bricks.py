@@ -83,14 +83,18 @@ class BrickMap:
             step.run(*(-(-n // 4) for n in self._scene.cells_xyz))
             self._context.memory_barrier()
             self.distances, self._other = self._other, self.distances
-        if listed:
+        if listed and self.occupied:
+            # Threads come in any order: sorted, the same scene has the same atlas, to the bit.
+            found = np.sort(np.frombuffer(self.list.read(size=4 * self.occupied), np.uint32))
+            self.list.write(found.tobytes())
             # Nearly a cube: no axis of the atlas meets the limit of a texture before memory does.
             edge = max(1, round(self.occupied ** (1 / 3)))
             self.slots = (edge, edge, max(1, -(-self.occupied // edge**2)))
             step = self._programs.get("slots.comp")
-            set_uniforms(step, {"atlas_slots": self.slots})
+            set_uniforms(step, {"listed": self.occupied, "atlas_slots": self.slots})
             self.texture.bind_to_image(0, read=True, write=True)
-            step.run(*groups)
+            self.list.bind_to_storage_buffer(0)
+            step.run(-(-self.occupied // 64))
             self._context.memory_barrier()
         self._key = key
         return True

@@ -181,12 +181,15 @@ def thresholds(transfer: TransferFunction, segmentation: SoftSegmentation | None
             curve = np.polyval(fit.coefficients, slices)
             left.plot(slices, curve, "-", lw=1.4, color=line, label=f"quadratic, R² {fit.r_squared:.2f}")
         left.axhline(ramp.left, ls="--", lw=1, color="0.3", label=f"ramp begins at {ramp.left:.2f}")
-        left.set(xlabel="slice (z)", ylabel="threshold", title=transfer.classes[index], ylim=(0, 1))
+        left.set(xlabel="slice (z)", ylabel="threshold", title=transfer.classes[index])
+        left.set_ylim(0, min(1.0, 1.6 * max(np.nanmax(values), ramp.left)))
         left.legend(fontsize=7, loc="upper right", framealpha=0.8)
         if counts is None:
             continue
         right = axes[row, 1]
-        right.fill_between(np.linspace(0, 1, 256), counts[index] + 0.5, 0.5, step="mid", color=color, alpha=0.6, lw=0)
+        # Coarser than what is stored: forests vote in hundredths, and a comb would say nothing.
+        bars, edges = np.histogram(np.linspace(0, 1, 256), 50, (0, 1), weights=counts[index])
+        right.stairs(np.maximum(bars, 0.5), edges, fill=True, color=color, alpha=0.6)
         right.set(yscale="log", xlabel="probability", ylabel="voxels", xlim=(0, 1))
         twin = right.twinx()
         p = np.linspace(0, 1, 256)
