@@ -21,6 +21,13 @@ uniform vec3 atlas_scale;               // 1 / its size
 uniform vec3 slice_at;                  // positions of slices that stand in the picture; far outside: none
 #endif
 
+// For benchmarks: how often a ray leaps, samples and looks up light, in place of the colour.
+#if COUNTING
+#define COUNT_ONE(what) what += 1.0;
+#else
+#define COUNT_ONE(what)
+#endif
+
 const float OPAQUE = 0.985;             // rays end here, and count as opaque
 
 float light_at(vec3 p, uvec3 seed) {
@@ -57,6 +64,9 @@ void main() {
     ray.end = min(ray.end, to_slice);
 #endif
 
+#if COUNTING
+    float leaps = 0.0, samples = 0.0, lit = 0.0;
+#endif
     float jitter = pixel_random(pixel).x;
     float covered = seen.a;
     vec3 sum = seen.rgb;
@@ -70,6 +80,7 @@ void main() {
 #if SKIP
         int free = distance_at(cell);
         while (free > 0) {
+            COUNT_ONE(leaps)
             float free_to = t + way_out(p, ray.inverse_dir, ray.dir, cell, cell_edge, free);
             k = max(k + 1, sample_after(ray, jitter, free_to));
             t = ray.start + (float(k) + jitter) * step_length;
@@ -83,9 +94,11 @@ void main() {
         do {
             if (t >= ray.end) break;
             p = ray.origin + t * ray.dir;
+            COUNT_ONE(samples)
             Matter m = matter_at(p);
             float a = opacity_of(m);
             if (a > 0.0) {
+                COUNT_ONE(lit)
                 // `a` is the opacity of one voxel's length.
                 float share = (1.0 - covered) * (1.0 - pow(1.0 - min(a, 0.9999), step_length));
                 covered += share;
@@ -109,7 +122,8 @@ void main() {
         vec3 grey = vec3(0.02);
 #endif
         Matter m = matter_at(p);
-        sum += (1.0 - covered) * mix(grey * grey, color_of(m), 0.6 * opacity_of(m));
+        // Darker than white paper, so that it does not glow.
+        sum += (1.0 - covered) * mix(0.6 * grey * grey, color_of(m), 0.6 * opacity_of(m));
         covered = 1.0;
     }
 #endif
@@ -117,5 +131,9 @@ void main() {
         sum /= covered;
         covered = 1.0;
     }
+#if COUNTING
+    keep(pixel, vec4(leaps, samples, lit, 1.0));
+#else
     keep(pixel, vec4(sum, covered));
+#endif
 }

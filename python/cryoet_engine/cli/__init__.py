@@ -29,6 +29,7 @@ COMMANDS = {
     "evaluate": "scores of a segmentation against the truth: F1, IoU, surface Dice, calibration",
     "render": "a picture of a tomogram and its segmentation",
     "run": "all of it: strokes to pseudo labels, network, segmentation, picture and report",
+    "bench": "how fast pictures are drawn here, beside the paper's table",
     "export": "a soft segmentation as one MRC file a class",
     "demo": "the whole main job on two simulated virion tomograms with known truth",
     "simulate": "tomograms with known truth: virions, liposomes, complexes, 2D membranes, or a data set of many",

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +18,14 @@ class Entry(NamedTuple):
 
     name: str
     color: Triple
+
+
+class Axes(NamedTuple):
+    """Unit vectors (x, y, z) of the picture's right, its up, and towards the eye."""
+
+    right: Sequence[float]
+    up: Sequence[float]
+    back: Sequence[float]
 
 
 def display_color(color: Triple) -> tuple[int, int, int]:
@@ -53,13 +61,15 @@ def annotate(
     status: VoxelSizeStatus = "known",
     legend: Sequence[Entry] = (),
     title: str = "",
+    axes: Axes | None = None,
     plate: bool = False,
 ) -> None:
-    """Draw onto `image` in place: scale bar at the lower right, legend at the upper left, title above.
+    """Draw onto `image` in place: scale bar lower right, legend upper left, title above it, axes lower left.
 
     A picture of less than 64 pixels either way stays bare: no letter would be legible.
 
     scale: Å a pixel (voxels a pixel where `status` is "unknown"); None leaves the bar out.
+    axes: how x, y and z run in the picture; None leaves them out.
     plate: lay a pale ground under bar and legend, for pictures in whose noise they would drown.
     """
     width, height = image.size
@@ -108,6 +118,8 @@ def annotate(
         )
         draw.text((margin + 1.5 * size, top + size / 2), entry.name, font=font, fill=text_ink, anchor="lm")
         top += 1.55 * size
+    if axes is not None:
+        _draw_axes(draw, axes, (margin + 2.6 * size, height - margin - 2.6 * size), size, ink)
     if scale is not None and math.isfinite(scale) and scale > 0:
         length = nice_length(0.22 * width * scale)
         pixels = length / scale
@@ -121,3 +133,32 @@ def annotate(
         draw.rectangle((round(right - pixels), bottom - thickness + 1, right - 1, bottom), fill=fill)
         middle = min(right - pixels / 2, right - text_width / 2)
         draw.text((middle, bottom - thickness - 0.45 * size), text, font=font, fill=fill, anchor="mb")
+
+
+def _draw_axes(
+    draw: ImageDraw.ImageDraw,
+    axes: Axes,
+    centre: tuple[float, float],
+    size: float,
+    ink: Callable[[tuple[float, float, float, float]], tuple[int, ...]],
+) -> None:
+    """x, y and z as they run in the picture: lines of one length in space, the one that points away drawn first."""
+    length, (left, top) = 2.1 * size, centre
+    shade = ink((left - length, top - length, left + length, top + length))
+    dark = shade[0] < 128
+    colors = (
+        ((178, 44, 44), (38, 126, 60), (46, 92, 190)) if dark else ((255, 118, 110), (116, 220, 130), (130, 170, 255))
+    )
+    font = ImageFont.load_default(0.95 * size)
+    for axis in sorted(range(3), key=lambda axis: axes.back[axis]):
+        x, y = axes.right[axis], -axes.up[axis]
+        end = (left + length * x, top + length * y)
+        color = (*colors[axis], *shade[3:])
+        draw.line((left, top, *end), fill=color, width=max(2, round(size / 7)))
+        long = math.hypot(x, y)
+        # A line towards the eye is a point; its letter stands beside it.
+        away = (x / long, y / long) if long > 0.25 else (0.7, 0.7)
+        place = (end[0] + 0.75 * size * away[0], end[1] + 0.75 * size * away[1])
+        draw.text(place, "xyz"[axis], font=font, fill=color, anchor="mm")
+    dot = max(1.5, size / 9)
+    draw.ellipse((left - dot, top - dot, left + dot, top + dot), fill=shade)

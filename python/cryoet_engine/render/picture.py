@@ -17,7 +17,7 @@ from .._progress import Progress, silent
 from ..io import partial_path
 from ..transfer import TransferFunction
 from ..volume import Float32Array, SoftSegmentation, Volume
-from .annotate import Entry, annotate
+from .annotate import Axes, Entry, annotate
 from .camera import Camera
 from .context import opened_context
 from .interop import egl_device, on_host
@@ -144,6 +144,7 @@ def furnish(image: Image.Image, renderer: Renderer, settings: RenderSettings, ca
         status=renderer.voxel_size_status,
         legend=[Entry(*entry) for entry in renderer.shown_classes] if settings.legend and shows_classes else [],
         title=settings.title,
+        axes=Axes(camera.right.tolist(), camera.up.tolist(), (-camera.forward).tolist()) if settings.axes else None,
     )
 
 

@@ -64,11 +64,13 @@ class Renderer:
     context: from `opened_context`, which also releases what is made here.
     notices: what the person should know about the picture: binning, slabs, non-finite voxels, nothing visible.
     unit_A: length of the renderer's unit, a voxel's shortest edge, in Å (1 where the voxel size is unknown).
+    counting: march writes (leaps, samples, light look-ups, 1) of each ray into the mean, for benchmarks.
     timings: seconds that each stage took when it last ran: "upload", "bricks", "light", "march" (a frame), "tone".
     """
 
     def __init__(self, context: Any) -> None:
         self.notices: list[str] = []
+        self.counting = False
         self.timings: dict[str, float] = {}
         self._context = context
         self._programs = Programs(context)
@@ -525,7 +527,7 @@ class Renderer:
             "WIDE": int(settings.mode in _WIDE and scene.whole),
         }
         if _PASSES[settings.mode] == "march.comp":
-            defines |= {"LIGHT": light, "SLICES": int(shown_slices)}
+            defines |= {"LIGHT": light, "SLICES": int(shown_slices), "COUNTING": int(self.counting)}
             if light == 1:
                 defines["POINTS"] = self._light.points
             elif light == 2:
@@ -595,10 +597,14 @@ class Renderer:
         dtype = np.float32 if self._picture.dtype == "f4" else np.float16
         return np.frombuffer(self._picture.read(), dtype).reshape(height, width, 4).astype(np.float32)
 
-    def present(self, settings: RenderSettings) -> npt.NDArray[np.uint8]:
-        """Bloom and tone-map what was accumulated: (height, width, 4) uint8 sRGB, straight alpha."""
+    def show(self, settings: RenderSettings) -> Any:
+        """Bloom and tone-map what was accumulated: the texture, RGBA8, sRGB, straight alpha."""
         with self._timed("tone"):
-            texture = self._display.draw(self._picture, settings)
+            return self._display.draw(self._picture, settings)
+
+    def present(self, settings: RenderSettings) -> npt.NDArray[np.uint8]:
+        """What `show` gives as an array: (height, width, 4) uint8."""
+        texture = self.show(settings)
         width, height = texture.size
         return np.frombuffer(texture.read(), np.uint8).reshape(height, width, 4).copy()
 
