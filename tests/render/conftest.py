@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from drawing import Scene, crowded_vesicles, filaments_and_sheet, spiked_vesicle, tomogram
 
 from cryoet_engine._checks import MissingDependencyError
 from cryoet_engine.render.context import opened_context
-from drawing import Scene, crowded_vesicles, filaments_and_sheet, spiked_vesicle, tomogram
 
 
 @pytest.fixture(scope="session")

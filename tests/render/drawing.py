@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -170,7 +171,7 @@ def filaments_and_sheet() -> dict[str, np.ndarray]:
         curve = np.stack(
             [24 + 6 * number + 4 * np.sin(5 * t + number), 12 + 22 * number + 8 * np.cos(4 * t), 4 + 80 * t], axis=1
         )
-        for a, b in zip(curve[:-1], curve[1:], strict=True):
+        for a, b in pairwise(curve):
             filaments = np.minimum(filaments, _to_segment(grid, a, b))
     return {"sheet": sheet, "filament": _below(filaments, 2.2)}
 

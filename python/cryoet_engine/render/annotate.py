@@ -118,7 +118,7 @@ def annotate(
         )
         draw.text((margin + 1.5 * size, top + size / 2), entry.name, font=font, fill=text_ink, anchor="lm")
         top += 1.55 * size
-    if axes is not None:
+    if axes is not None and min(width, height) >= 160:  # on less they would stand in the picture
         _draw_axes(draw, axes, (margin + 2.6 * size, height - margin - 2.6 * size), size, ink)
     if scale is not None and math.isfinite(scale) and scale > 0:
         length = nice_length(0.22 * width * scale)

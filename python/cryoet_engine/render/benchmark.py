@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,7 @@ def virion_field(shape: tuple[int, int, int], n_classes: int = 3) -> tuple[Volum
     )
 
 
+@lru_cache(maxsize=1)
 def _tile(shape: tuple[int, ...]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Raw (z, y, x) and classes (4, z, y, x) of some virions that lie inside the tile."""
     rng = np.random.default_rng(_SEED)
