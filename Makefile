@@ -5,7 +5,7 @@ BIN := .venv/bin
 OUT ?= demo
 sources := pyproject.toml constraints.txt CMakeLists.txt .ci/setup $(wildcard csrc/*/*)
 
-.PHONY: setup demo test lint pictures bench gpu clean
+.PHONY: setup demo test lint pictures figures bench gpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test      lint, types, layer contracts and tests"
 	@echo "make setup     the set-up alone, into .venv"
 	@echo "make pictures  remake the README's pictures"
+	@echo "make figures   remake the figures of docs/rendering.md"
 	@echo "make bench     benchmarks, as JSON under benchmarks/results"
 	@echo "make gpu       on a machine with an NVIDIA card: GPU tests, then benchmarks, as JSON"
 
@@ -40,6 +41,10 @@ lint: setup
 test: lint
 	# One thread a process: the tests stay fast and steady on a machine that is busy with other things.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# The figures of docs/rendering.md: twenty minutes on two cores.
+figures: setup
+	$(BIN)/python docs/make_figures.py
 
 pictures: setup
 	$(BIN)/python docs/make_pictures.py

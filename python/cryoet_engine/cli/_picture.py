@@ -109,7 +109,11 @@ def add_render_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--slices", type=_slices, metavar="Z,Y,X", help="slices that stand in the picture, as in 64,-,-")
     group.add_argument(
-        "--leave-out-slices", type=_pair, metavar="BOTTOM,TOP", help="leave out so many slices at bottom and top"
+        "--leave-out-slices",
+        dest="picture_leave_out",
+        type=_pair,
+        metavar="BOTTOM,TOP",
+        help="leave out so many slices at bottom and top",
     )
     group.add_argument("--title", metavar="TEXT", help="words above the legend")
     for part in ("scale-bar", "legend", "axes"):
@@ -191,9 +195,10 @@ def settings_of(
     if args.light is not None:
         settings = settings.with_light(args.light)
     given = {field: _told(args, option) for option, (field, _) in _NUMBERS.items()}
-    plain = ("frames", "mode", "source", "raw_colors", "supersampling", "light_spacing", "title", "leave_out_slices")
+    plain = ("frames", "mode", "source", "raw_colors", "supersampling", "light_spacing", "title")
     given |= {name: _told(args, name) for name in plain}
     given |= {"target_vox": _told(args, "target"), "slices": _told(args, "slices")}
+    given["leave_out_slices"] = _told(args, "picture_leave_out")
     given["background"] = None if args.background is None else _color(args.background)
     given["cuts"] = None if args.cut is None else tuple(args.cut)
     given["projection"] = "orthographic" if args.orthographic else None
