@@ -31,8 +31,8 @@ float ambient(vec3 p, uvec3 offset, uint first) {
 
 // Transmittance from p along one random line of the cone, u in 0..1: steps grow with the distance, and with it falls
 // what the matter there contributes.
-float shadow_line(vec3 p, vec3 u) {
 #if SHADOW_STEPS > 0
+float shadow_line(vec3 p, vec3 u) {
     vec3 dir = off_axis(normalize(light_sphere.xyz + light_sphere.w * direction(u.xy) - p));
     vec3 inverse_dir = 1.0 / dir;
     const float n = float(SHADOW_STEPS);
@@ -62,14 +62,16 @@ float shadow_line(vec3 p, vec3 u) {
         if (clear < 0.01) break;
     }
     return clear;
-#else
-    return 1.0;
-#endif
 }
+#endif
 
 // Share of the light that arrives at p: the mean over lines `first` on.
 float shadow(vec3 p, uvec3 offset, uint first) {
+#if SHADOW_STEPS > 0
     float sum = 0.0;
     for (uint k = 0u; k < SHADOW_RAYS; ++k) sum += shadow_line(p, light_sequence(offset, first + k));
     return sum / float(SHADOW_RAYS);
+#else
+    return 1.0;
+#endif
 }

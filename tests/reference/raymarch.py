@@ -195,7 +195,13 @@ def ambient(opacity: Field, points: np.ndarray, radius: float, shift: float, n: 
 
 
 def shadow(
-    opacity: Field, points: np.ndarray, light: np.ndarray, radius: float, reach: float, lines: int = 24, step: float = 0.5
+    opacity: Field,
+    points: np.ndarray,
+    light: np.ndarray,
+    radius: float,
+    reach: float,
+    lines: int = 24,
+    step: float = 0.5,
 ) -> np.ndarray:
     """Mean transmittance along lines to a spherical light (paper 1, stage 3).
 

@@ -78,7 +78,9 @@ def test_the_shadow_of_a_sphere_falls_where_geometry_says(gl: Any, mode: str) ->
     assert red[10, 100] == pytest.approx(1.0, abs=0.01)
     assert x.mean() == pytest.approx((near + far) / 2, abs=0.5)
     assert y.mean() == pytest.approx(centre[1], abs=0.2)
-    assert np.ptp(y) / 2 == pytest.approx(math.tan(half_angle) * height / math.sin(slant), abs=0.5)
+    # Cached light is interpolated between points a voxel apart: the tips of the ellipse are rounded off.
+    tips = 0.8 if mode == "cached" else 0.5
+    assert np.ptp(y) / 2 == pytest.approx(math.tan(half_angle) * height / math.sin(slant), abs=tips)
     assert np.ptp(x) / 2 == pytest.approx((far - near) / 2, abs=0.8)
 
 
@@ -253,8 +255,6 @@ def test_path_tracing_converges_as_one_over_the_root_of_its_frames(gl: Any) -> N
     renderer = opened(gl, None, soft(waves((16, 24, 24), 5)), ramps(1, left=0.4, color=(0.7, 0.5, 0.3)))
     settings, camera = paths(shadow=0.8), looking(25, 35, half_height=12.0)
     truth = picture(renderer, camera, settings, (40, 40), frames=256)
-    errors = [
-        np.mean((picture(renderer, camera, settings, (40, 40), frames=n) - truth)[..., :3] ** 2) for n in (2, 16)
-    ]
+    errors = [np.mean((picture(renderer, camera, settings, (40, 40), frames=n) - truth)[..., :3] ** 2) for n in (2, 16)]
     # The first n of N frames differ from all of them by the variance times 1/n - 1/N.
     assert errors[0] / errors[1] == pytest.approx((1 / 2 - 1 / 256) / (1 / 16 - 1 / 256), rel=0.15)
