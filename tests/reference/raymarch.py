@@ -58,7 +58,7 @@ class Scene:
 
     def opacity(self, points: np.ndarray) -> np.ndarray:
         """All classes at once (paper 1, section 5.2, corrected)."""
-        return 1 - np.prod(1 - self.parts(points), axis=0)
+        return np.clip(1 - np.prod(1 - self.parts(points), axis=0), 0, 1)
 
     def color(self, points: np.ndarray) -> np.ndarray:
         """(n, 3): mean of the classes' colours, weighted by what each contributes."""
@@ -140,7 +140,7 @@ def composite(
         clear[rays] -= share
         seen = share > 1e-5  # light costs hundreds of samples
         brightness = scene.color(points[seen])
-        if light is not None:
+        if light is not None and seen.any():
             brightness = brightness * light(points[seen])[:, None]
         color[rays[seen]] += share[seen, None] * brightness
     return color, 1 - clear

@@ -151,7 +151,7 @@ def test_an_iso_surface_of_a_ball_has_the_radius_of_its_level(gl: Any, source: s
     alpha = picture(renderer, looking(half_height=20.0), settings, (160, 160), jitter=False)[..., 3]
     assert set(np.unique(alpha)) == {0.0, 1.0}
     radius = math.sqrt(alpha.sum() / math.pi) / 4  # four pixels a voxel
-    assert radius == pytest.approx(11.0 + 12.0 * (0.5 - level), abs=0.1)  # measured 0.03
+    assert radius == pytest.approx(11.0 + 12.0 * (0.5 - level), abs=0.1)  # measured 0.017
 
 
 @pytest.mark.parametrize("orthographic", [True, False])
@@ -177,7 +177,7 @@ def test_an_iso_surface_of_a_ball_lies_where_its_normals_say(gl: Any, orthograph
     expected = 0.18 + 0.32 * headlight + 0.5 * key + 0.08 * np.maximum((normal * half).sum(1), 0) ** 30
     shown = picture(renderer, camera, settings, (60, 60), jitter=False)[..., 0].reshape(-1)[face]
     assert face.sum() > 500
-    assert np.abs(shown - expected).max() < 0.03  # measured
+    assert np.abs(shown - expected).max() < 0.035  # measured 0.028: gradients over two voxels
 
 
 @pytest.mark.parametrize("source", ["classes", "raw"])
@@ -195,9 +195,9 @@ def test_a_maximum_projection_shows_known_maxima(gl: Any, source: str) -> None:
     seen = picture(renderer, looking(), settings, SIZE)
     # Two pixels a voxel, y up.
     middles = seen[::-1][8::16, 8::16]
-    assert middles[..., 3] == pytest.approx(expected, abs=0.006)  # measured
+    assert middles[..., 3] == pytest.approx(expected, abs=0.002)  # measured 4e-4: half floats
     white = [1, 1, 1] if source == "raw" else [0, 1, 0]
-    assert middles[..., :3] == pytest.approx(expected[..., None] * white, abs=0.006)
+    assert middles[..., :3] == pytest.approx(expected[..., None] * white, abs=0.002)
 
 
 # ------------------------------------------------------------------------------------------------ paths of light
@@ -216,8 +216,8 @@ def test_white_matter_under_a_uniform_sky_is_as_bright_as_the_sky(gl: Any) -> No
     covered = seen[..., 3] > 0.3
     assert covered.sum() > 500
     brightness = seen[covered][:, :3] / seen[covered][:, 3:]
-    assert brightness.mean() == pytest.approx(1.0, abs=0.003)  # Russian roulette alone makes noise: measured
-    assert brightness.std() < 0.1
+    assert brightness.mean() == pytest.approx(1.0, abs=0.003)  # measured 0.9995: roulette alone makes noise
+    assert brightness.std() < 0.1  # measured 0.067
 
 
 @pytest.mark.parametrize("opacity", [0.02, 0.1, 0.4])
@@ -246,7 +246,7 @@ def test_dark_matter_scatters_once_as_the_reference_says(gl: Any, shadow: float)
     arriving = scattered_once(scene, light, sky=1 - 0.5 * shadow, key=0.9 * shadow, step=0.5, n=48)
     color, alpha = composite(scene, *view_of(camera, shape).rays((12, 12)), 0.5, arriving)
     assert 0.5 < alpha.max() < 1
-    assert seen[..., 3].reshape(-1) == pytest.approx(alpha, abs=0.06)  # 4 standard errors of 1024 paths
+    assert seen[..., 3].reshape(-1) == pytest.approx(alpha, abs=0.07)  # 4 standard errors of 1024 paths; measured 0.059
     assert seen[..., 0].mean() / albedo == pytest.approx(color[:, 0].mean() / albedo, rel=0.02)
     assert np.abs(seen[..., 0].reshape(-1) - color[:, 0]).max() / albedo < 0.08
 
