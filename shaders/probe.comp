@@ -5,11 +5,12 @@
 #include "bricks.glsl"
 #include "matter.glsl"
 #include "ray.glsl"
+#include "scalar.glsl"
 
 layout(local_size_x = 8, local_size_y = 8) in;
 layout(rg32f, binding = 1) uniform image2D found;       // r: distance along the view (0: nothing), g: 1 + class
 
-uniform float half_way;
+uniform float half_way, iso_value;
 
 void main() {
     ivec2 pixel = pixel_of();
@@ -33,8 +34,13 @@ void main() {
         }
         ++k;
         Matter m = matter_at(p);
+#if ISO
+        if (scalar_of(p) < iso_value) continue;
+        covered = 1.0;
+#else
         covered += (1.0 - covered) * (1.0 - pow(1.0 - min(opacity_of(m), 0.9999), step_length));
         if (covered < half_way) continue;
+#endif
         float largest = 0.0, number = 1.0;
 #if !SOURCE_RAW
         for (int i = 0; i < CLASSES; ++i) {

@@ -275,6 +275,34 @@ def test_a_camera_behind_the_volume_sees_nothing_and_one_inside_something(gl: An
         assert renderer.mean()[..., 3].min() > 0.9
 
 
+def test_the_depth_of_a_surface_is_that_of_its_level(gl: Any) -> None:
+    # A ball whose value falls linearly: radii 14, 11 and 8 at 1/4, 1/2 and 3/4.
+    distance = np.sqrt(((np.indices((40, 40, 40)) - 19.5) ** 2).sum(0))
+    ball = np.rint(255 * np.clip(0.5 + (11 - distance) / 12, 0, 1)).astype(np.uint8)
+    soft = SoftSegmentation(np.stack([255 - ball, ball]), ("background", "a"), voxel_size_A=(1.0,) * 3)
+    transfer = TransferFunction(classes=soft.classes, ramps=(Ramp(left=0.5, visible=False), Ramp(left=0.0)))
+    renderer = Renderer(gl)
+    renderer.load(None, soft, transfer)
+    look = RenderSettings(mode="iso", azimuth_deg=0, elevation_deg=90, projection="orthographic", step_vox=0.1)
+    camera = renderer.fit_camera(look, (31, 31))
+    top = [
+        camera.eye[2] - renderer.probe(camera, dataclasses.replace(look, iso_value=level), (31, 31))[0][15, 15]
+        for level in (0.25, 0.5, 0.75)
+    ]
+    assert top == pytest.approx([14, 11, 8], abs=0.15)
+
+
+def test_what_cannot_be_is_told(gl: Any) -> None:
+    renderer = Renderer(gl)
+    for early in (renderer.mean, lambda: renderer.present(QUICK)):
+        with pytest.raises(CryoETError, match="accumulate"):
+            early()
+    renderer.load(*small())
+    look = dataclasses.replace(QUICK, slices=(40, None, None))
+    with pytest.raises(CryoETError, match="slices"):
+        renderer.accumulate(renderer.fit_camera(look, SIZE), look, SIZE)
+
+
 def test_the_raw_volume_must_be_there_to_be_drawn(gl: Any) -> None:
     _, soft, transfer = small()
     renderer = Renderer(gl)

@@ -52,7 +52,7 @@ PICTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
         {"mode": "iso", "iso_value": 0.4},
     ),
     "vesicle_projection": (
-        "The ball as a haze, brightest at its rim, knobs around it, on black.",
+        "A flat sandy disc with a few blue and red specks in its middle, knobs around it, on black.",
         "spiked_vesicle",
         {"mode": "mip", "background": "black", "bloom": 0.0},
     ),

@@ -31,6 +31,7 @@ def matter(classes: int, raw: int, **more: int) -> dict[str, int]:
         "FAR": classes % 2,
         "LIGHT": classes % 3,
         "SLICES": int(classes > 2),
+        "ISO": int(classes == 1),
         "COUNTING": int(classes == 4),
         "OCCLUSION_SAMPLES": 4 * (classes % 2),
         "SHADOW_RAYS": 1,

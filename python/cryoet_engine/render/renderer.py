@@ -45,8 +45,10 @@ _PASSES = {
     "mip": "projection.comp",
     "vpt": "paths.comp",
 }
-#: Modes whose running mean takes so many frames that half floats would stop it.
+#: Modes that are the truth, or take so many frames that half floats would stop the running mean; beyond so many
+#: frames all do (a mean of 24 falls 0.004 short, of 16 by half of that).
 _WIDE = ("reference", "vpt")
+_HALF_FLOAT_FRAMES = 16
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,10 @@ class Renderer:
                 fix="load() anew",
             )
         self._transfer = transfer
+
+    def _drawn(self) -> None:
+        if self._picture is None:
+            raise input_error("Renderer", "picture", expected="accumulate() first", got="nothing drawn")
 
     def _loaded(self) -> Scene:
         if self._scene is None:
@@ -447,7 +453,8 @@ class Renderer:
         """
         scene = self._loaded()
         width, height = self.check_size(size)
-        wide = settings.mode in _WIDE
+        count = settings.frames if frames is None else frames
+        wide = settings.mode in _WIDE or first_frame + count > _HALF_FLOAT_FRAMES
         if first_frame == 0 or self._picture is None or self._picture.size != (width, height):
             self._allocate(width, height, wide)
         if not scene.whole and settings.mode == "vpt":
@@ -459,7 +466,7 @@ class Renderer:
                 fix='load(..., beyond="bin"), or another mode',
             )
         scene.wanted_halo = self._wanted_halo(settings)
-        every = range(first_frame, first_frame + (settings.frames if frames is None else frames))
+        every = range(first_frame, first_frame + count)
         # In slabs every frame needs all slabs before it is whole; so they come up anew for every frame.
         slabs = sorted(scene.slabs, key=lambda slab: self._distance_to(camera, slab))
         if scene.whole:
@@ -469,7 +476,7 @@ class Renderer:
                 self._frame_state.write(bytes(8 * width * height))
                 for slab in slabs:
                     self._frames_of(slab, camera, settings, range(number, number + 1), skip_empty, jitter, silent)
-                self._fold(number, wide)
+                self._fold(number)
                 progress("render", number + 1, every.stop)
         check_drawn(self._context, "drawing")
 
@@ -517,6 +524,10 @@ class Renderer:
             self._update_light(look, settings, layers[1], progress)
             self._light.texture.use(4)
             scene.use()
+        for n, length in zip(settings.slices, scene.packing.segmentation.shape, strict=True):
+            if n is not None and n >= length:
+                expected = f"numbers within the volume, {scene.packing.segmentation.shape}"
+                raise input_error("RenderSettings", "slices", expected=expected, got=settings.slices)
         at = [None if n is None else scene.from_voxel((n, n, n)) for n in settings.slices]
         shown_slices = any(n is not None for n in settings.slices)
         defines = {
@@ -524,7 +535,7 @@ class Renderer:
             "SKIP": int(skip_empty),
             "JITTER": int(jitter),
             "SLABS": int(not scene.whole),
-            "WIDE": int(settings.mode in _WIDE and scene.whole),
+            "WIDE": int(self._picture.dtype == "f4" and scene.whole),
         }
         if _PASSES[settings.mode] == "march.comp":
             defines |= {"LIGHT": light, "SLICES": int(shown_slices), "COUNTING": int(self.counting)}
@@ -581,11 +592,11 @@ class Renderer:
                 self._context.memory_barrier()
             progress("render", frame + 1, every.stop)
 
-    def _fold(self, number: int, wide: bool) -> None:
+    def _fold(self, number: int) -> None:
         """A frame that was put together in slabs joins the mean."""
         self._frame_state.bind_to_image(0, read=True, write=False)
         self._picture.bind_to_image(1, read=True, write=True)
-        program = self._programs.get("fold.comp", {"WIDE": int(wide)})
+        program = self._programs.get("fold.comp", {"WIDE": int(self._picture.dtype == "f4")})
         set_uniforms(program, {"frame": number})
         width, height = self._picture.size
         program.run(-(-width // 8), -(-height // 8))
@@ -593,12 +604,14 @@ class Renderer:
 
     def mean(self) -> Float32Array:
         """The frames' mean: (height, width, 4) float32, premultiplied linear RGB and opacity, exposure not applied."""
+        self._drawn()
         width, height = self._picture.size
         dtype = np.float32 if self._picture.dtype == "f4" else np.float16
         return np.frombuffer(self._picture.read(), dtype).reshape(height, width, 4).astype(np.float32)
 
     def show(self, settings: RenderSettings) -> Any:
         """Bloom and tone-map what was accumulated: the texture, RGBA8, sRGB, straight alpha."""
+        self._drawn()
         with self._timed("tone"):
             return self._display.draw(self._picture, settings)
 
@@ -613,7 +626,8 @@ class Renderer:
     ) -> tuple[Float32Array, npt.NDArray[np.uint8]]:
         """What each pixel shows: depth in Å along the view (NaN: nothing) and class (0: nothing, else 1 + its index).
 
-        That is where half of the ray is covered, and the class that covers most there. Both (height, width).
+        That is where half of the ray is covered (mode "iso": at the surface), and the class that covers most there.
+        Both (height, width).
         """
         scene = self._loaded()
         width, height = self.check_size(size)
@@ -626,7 +640,10 @@ class Renderer:
                 look = self._look(settings, slab)
                 self._update_bricks(look, settings, self._layers(slab), listed=settings.mode == "cached")
                 scene.use()
-                program = self._programs.get("probe.comp", {**look.defines, "SLABS": 1, "WIDE": 0, "JITTER": 0})
+                iso = int(settings.mode == "iso")
+                program = self._programs.get(
+                    "probe.comp", {**look.defines, "SLABS": 1, "WIDE": 0, "JITTER": 0, "ISO": iso}
+                )
                 low_z = slab[0] * scene.texel[2] - scene.half_extent[2]
                 high_z = slab[1] * scene.texel[2] - scene.half_extent[2]
                 set_uniforms(
@@ -638,6 +655,7 @@ class Renderer:
                         "slab": (-_FAR, _FAR) if scene.whole else (low_z, high_z),
                         "pixel_shift": (0.5, 0.5),
                         "half_way": 0.5,
+                        "iso_value": settings.iso_value,
                         "first_row": 0,
                     },
                 )
