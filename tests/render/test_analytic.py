@@ -37,7 +37,7 @@ def test_a_slab_seen_aslant_is_as_opaque_as_the_way_through_it_is_long(gl: Any, 
     camera = looking(20, elevation, half_height=4.0 if orthographic else 0.01, orthographic=orthographic, distance=60)
     alpha = picture(renderer, camera, settings, (16, 16))[..., 3]
     expected = 1 - 0.94 ** (depth / math.sin(math.radians(elevation)))
-    # Frames differ by a sample of the lattice, 0.006; half floats would stop the running mean of 64 of them short of it.
+    # Frames differ by a sample of the lattice, 0.006; half floats would stop the mean of 64 of them short of it.
     assert alpha[6:10, 6:10] == pytest.approx(expected, abs=0.002)
 
 
