@@ -22,4 +22,12 @@ status=0
 "$python" benchmarks/simulation.py --device cuda --paper-size --rounds 2 --results "$out" || status=$?
 "$python" benchmarks/training.py --device cuda --preset full --rounds 3 --results "$out" || status=$?
 "$python" benchmarks/paper_tables.py --preset full --patch 128 --batch 4 --learning-rate 1e-3 --steps 150 --results "$out" || status=$?
+# Pictures want moderngl and its glcontext (pip wheels, brought along where there is no network) and NVIDIA's EGL.
+if "$python" -c "import moderngl" 2>/dev/null; then
+  "$python" -m cryoet_engine.cli bench render --json "$out/render_small.json" || status=$?
+  "$python" -m cryoet_engine.cli bench render --paper --json "$out/render_paper.json" || status=$?
+  "$python" benchmarks/render.py --results "$out" || status=$?
+else
+  echo "gpu: moderngl is not here: pictures were not measured" >&2
+fi
 exit $status
