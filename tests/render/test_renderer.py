@@ -284,7 +284,7 @@ def test_the_fitted_camera_sees_everything_and_wastes_little(gl: Any, projection
 def test_beyond_the_budget_the_volume_is_binned_and_it_is_told(gl: Any) -> None:
     scene = soft(box((17, 24, 24), slice(4, 12), slice(6, 18), slice(6, 18)))
     renderer = Renderer(gl)
-    renderer.load(None, scene, ramps(1), max_bytes=4 * 12**3)
+    renderer.load(None, scene, ramps(1), max_bytes=4 * 12**3, beyond="bin")
     assert any("binned by 2 to 8 x 12 x 12" in notice for notice in renderer.notices)
     camera = dataclasses.replace(renderer.fit_camera(PLAIN, SIZE), eye=np.array([0, 0, 50.0]), half_height=12.0)
     renderer.accumulate(camera, PLAIN, SIZE)

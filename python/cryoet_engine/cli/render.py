@@ -92,6 +92,8 @@ def check(args: argparse.Namespace) -> None:
     for option, endings in (("depth", (".tif", ".tiff")), ("class_ids", (".png",)), ("thresholds", (".png",))):
         if path := getattr(args, option):
             need_suffix(path, endings, f"--{option.replace('_', '-')}")
+    if args.memory is not None and (moving or figures):
+        raise input_error("render", "--memory", expected="a single picture", got="another kind")
     if (args.depth or args.class_ids) and (moving or figures):
         raise input_error("render", "--depth, --class-ids", expected="a single picture", got="another kind")
 

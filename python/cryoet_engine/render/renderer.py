@@ -127,8 +127,8 @@ class Renderer:
         bits: of a value on the card, 8 or 16.
         keep_hidden: bring hidden classes too, so that `set_transfer` can show them.
         max_bytes: of the textures. A larger scene goes in slabs that are brought up one after another for every
-            picture, or is binned by 2, 4, ... (`beyond`; None: slabs on a card, binning on software OpenGL); a
-            notice says so.
+            picture, or is binned by 2, 4, ... (`beyond`; None: slabs on a card or where max_bytes is given,
+            binning on software OpenGL); a notice says so.
         """
         started = time.perf_counter()
         self.release_scene()
@@ -138,7 +138,7 @@ class Renderer:
         # A card says what it holds by refusing more; then it goes in slabs too.
         budget = max_bytes or (_SOFTWARE_BYTES if software else sys.maxsize)
         depth = packing.shape[0]
-        how = beyond or ("bin" if software else "slabs")
+        how = beyond or ("bin" if software and max_bytes is None else "slabs")
         if packing.bytes_of() > budget or max(packing.shape) > edge:
             if how == "slabs" and max(packing.shape[1:]) <= edge:
                 depth = min(edge, budget // packing.bytes_of(1))
@@ -158,7 +158,13 @@ class Renderer:
         if max(packing.bin) > 1:
             self.notices.append(
                 f"binned by {max(packing.bin)} to {z} x {y} x {x} voxels for drawing: the full volume is beyond "
-                + ("what software OpenGL draws in reasonable time" if software else "the texture limits")
+                + (
+                    "the memory allowed for it"
+                    if max_bytes is not None
+                    else "what software OpenGL draws in reasonable time"
+                    if software
+                    else "the texture limits"
+                )
             )
         if not scene.whole:
             self.notices.append(
