@@ -57,7 +57,7 @@ class LightCache:
             check_allocation(self._context, f"the light of {bricks.occupied} bricks")
             self.texture.filter = (self._context.LINEAR, self._context.LINEAR)
             self.texture.repeat_x = self.texture.repeat_y = self.texture.repeat_z = False
-        batch = 512 if is_software(self._context) else 8192  # short enough for a watchdog and for Ctrl-C
+        batch = 512 if is_software(self._context) else 4096  # short enough for a watchdog and for Ctrl-C
         for far in (0, 1):
             program = self._programs.get("light.comp", {**defines, "POINTS": self.points, "FAR": far})
             set_uniforms(program, {**uniforms, "lit_stop": stop_layer})

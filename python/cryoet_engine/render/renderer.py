@@ -132,6 +132,7 @@ class Renderer:
         """
         started = time.perf_counter()
         self.release_scene()
+        self.notices = []
         packing = Packing.plan(volume, segmentation, transfer, bits=bits, keep_hidden=keep_hidden)
         software = is_software(self._context)
         edge = int(self._context.info["GL_MAX_3D_TEXTURE_SIZE"])
@@ -143,7 +144,9 @@ class Renderer:
             if how == "slabs" and max(packing.shape[1:]) <= edge:
                 depth = min(edge, budget // packing.bytes_of(1))
                 if depth < BRICK + 2:
-                    how = "bin"
+                    how, depth = "bin", packing.shape[0]
+            else:
+                how = "bin"
             factor = 1
             while how == "bin" and (packing.bytes_of() > budget or max(packing.shape) > edge):
                 factor *= 2
