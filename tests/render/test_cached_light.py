@@ -222,6 +222,8 @@ def test_boxes_and_planes_take_the_classes_they_name(gl: Any) -> None:
     assert planes[40, 40, :3] == pytest.approx((1, 0, 0), abs=0.02)  # low y, large x: b is cut
     assert planes[8, 8, :3] == pytest.approx((0, 0, 1), abs=0.02)  # high y, small x: a is cut
     assert planes[8, 40, 3] == 0
+    with pytest.raises(CryoETError, match=r"box\.classes"):
+        seen(box=dataclasses.replace(half, classes=("nobody",)))
     with pytest.raises(CryoETError, match="left to draw"):
         seen(box=Box(low_vox=(50, 0, 0), high_vox=(60, 5, 5)))
 

@@ -169,6 +169,10 @@ def test_settings_are_checked(field: str, value: Any) -> None:
         RenderSettings(**{field: value})
 
 
+def test_a_light_takes_the_place_of_the_one_before() -> None:
+    assert RenderSettings(zoom=2).with_light("flat").with_light("studio") == RenderSettings(zoom=2)
+
+
 def test_a_cut_needs_a_direction() -> None:
     with pytest.raises(InputError, match=r"cut\.normal"):
         Cut(normal=(0, 0, 0))

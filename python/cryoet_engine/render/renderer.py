@@ -278,6 +278,10 @@ class Renderer:
         }
         matter |= self._cut_uniforms(settings.cuts, names, from_raw)
         if settings.box is not None:
+            for name in settings.box.classes:
+                if name not in packing.segmentation.classes:
+                    expected = f"of {packing.segmentation.classes}"
+                    raise input_error("RenderSettings", "box.classes", expected=expected, got=repr(name))
             low, high = (scene.from_voxel(point) for point in (settings.box.low_vox, settings.box.high_vox))
             matter["box_low"], matter["box_high"] = tuple(low), tuple(high)
             matter["box_classes"] = _fours([float(name in settings.box.classes) for name in names], 0.0)

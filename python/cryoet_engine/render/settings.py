@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from .._checks import input_error
 from ..volume import Triple
@@ -314,7 +314,9 @@ class RenderSettings:
         """A copy under another light: a name of LIGHTS."""
         if name not in LIGHTS:
             raise input_error("RenderSettings", "light", expected=f"one of {', '.join(LIGHTS)}", got=repr(name))
-        return dataclasses.replace(self, **LIGHTS[name])  # type: ignore[arg-type]
+        touched = {field for preset in LIGHTS.values() for field in preset}
+        changes: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(self) if f.name in touched}
+        return dataclasses.replace(self, **(changes | LIGHTS[name]))
 
     def raw_points(self) -> tuple[ControlPoint, ...]:
         """The control points of `raw_colors`."""
