@@ -53,8 +53,8 @@ def compare(
     """Figure 9: surfaces at two values, DVR, path tracing, MIP, colour DVR of the raw volume; ours; an orthoslice.
 
     The rivals draw the same inverted, low-passed raw volume that ours multiplies with, from the same camera. size: of
-    each panel's drawing, (width, height) in pixels; in the figure panels are half as wide. The two iso-values leave
-    6 % and 15 % of the voxels inside. Returns the figure and the renderer's notices.
+    each panel's drawing, (width, height) in pixels; in the figure panels are half as wide. The two iso-values aim at
+    6 % and 15 % of the voxels inside; where more are saturated by the raw ramp's mapping, the first is 0.99. Returns the figure and the renderer's notices.
     """
     raw = _need_raw(volume, transfer)
     assert volume is not None
