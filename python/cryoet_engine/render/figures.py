@@ -54,7 +54,8 @@ def compare(
 
     The rivals draw the same inverted, low-passed raw volume that ours multiplies with, from the same camera. size: of
     each panel's drawing, (width, height) in pixels; in the figure panels are half as wide. The two iso-values aim at
-    6 % and 15 % of the voxels inside; where more are saturated by the raw ramp's mapping, the first is 0.99. Returns the figure and the renderer's notices.
+    6 % and 15 % of the voxels inside; where more are saturated by the raw ramp's mapping, the first is 0.99.
+    Returns the figure and the renderer's notices.
     """
     raw = _need_raw(volume, transfer)
     assert volume is not None
