@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cryoet_engine import CryoETError, SoftSegmentation, TransferFunction, Volume
-from cryoet_engine.transfer import Ramp, RawRamp, automatic_threshold
+from cryoet_engine.transfer import Ramp, RawRamp, automatic_threshold, histograms
 from cryoet_engine.volume import quantise
 from reference.thresholds import iterated_threshold
 
@@ -224,3 +224,19 @@ def test_progress_that_raises_cancels() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         TransferFunction.estimate(scene(), progress=cancel)
+
+
+def test_histograms_count_every_voxel() -> None:
+    data = np.random.default_rng(0).random((2, 40, 6, 7)).astype(np.float32)
+    data[0, 0, 0, 0] = np.nan
+    counts = histograms(SoftSegmentation(data, ("background", "a")))
+    assert counts.shape == (2, 256) and (counts.sum(1) == 40 * 42).all()
+    assert (counts[1] == np.bincount(np.rint(255 * data[1]).astype(int).ravel(), minlength=256)).all()
+
+
+def test_a_class_that_fills_its_slices_evenly_is_drawn() -> None:
+    data = np.zeros((3, 6, 5, 5), np.uint8)
+    data[1, 2:4] = 255  # no slice has two values: no threshold, and yet it is there
+    transfer = TransferFunction.estimate(SoftSegmentation(data, ("background", "slab", "nowhere")))
+    assert [ramp.visible for ramp in transfer.ramps] == [False, True, False]
+    assert transfer.ramp("slab").left == 0.5

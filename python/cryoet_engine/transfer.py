@@ -178,6 +178,15 @@ def _slabs(depth: int, thickness: int = _SLAB) -> Iterable[slice]:
     return (slice(z, min(z + thickness, depth)) for z in range(0, depth, thickness))
 
 
+def histograms(segmentation: SoftSegmentation) -> npt.NDArray[np.int64]:
+    """Voxels at each of 256 probabilities 0..1, (class, 256), read slab by slab; NaN counts as 0."""
+    counts = np.zeros((len(segmentation.classes), 256), np.int64)
+    for slab in _slabs(segmentation.shape[0]):
+        for index, planes in enumerate(np.asarray(segmentation.data[:, slab, :, :])):
+            counts[index] += np.bincount(_bytes_of(planes).ravel(), minlength=256)
+    return counts
+
+
 def _class_thresholds(
     segmentation: SoftSegmentation, foreground: float, progress: Progress
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
@@ -304,7 +313,7 @@ class TransferFunction:
         foreground: a slice votes for a class only where some voxel of it reaches this probability (unless no
             slice does); constant slices never vote.
 
-        A class with no vote at all (never predicted) is hidden, with left = 0.5.
+        A class with no vote at all has left = 0.5, and is hidden if it is never predicted.
         Raises InputError where shapes differ or `protein` is neither.
         """
         if protein not in ("dark", "bright"):
@@ -316,7 +325,9 @@ class TransferFunction:
         ramps = []
         for index, name in enumerate(segmentation.classes):
             left = _left_limit(thresholds[index], has_foreground[index])
-            visible = left is not None and name.lower() not in hidden_names
+            # A class that fills its slices evenly has no threshold, and yet it is there.
+            found = left is not None or bool(has_foreground[index].any())
+            visible = found and name.lower() not in hidden_names
             color = segmentation.colors[index]
             ramps.append(Ramp(left=0.5 if left is None else left, color=color, visible=visible))
         raw = None

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,26 @@ def test_a_folder_keeps_what_an_interrupted_run_left(gl: Any, tmp_path: Path, mo
     assert len(drawn) == 3 + 3 and len(list(folder.iterdir())) == 5
     render_animation(None, scene(), RAMPS, folder, (*keys[:1], KeyFrame(time_s=0.5)), settings=QUICK, size=SIZE, fps=4)
     assert len(list(folder.iterdir())) == 3  # frame 0 is the same; what is beyond the new end is gone
+
+
+def test_a_folder_does_not_keep_frames_of_other_data(gl: Any, tmp_path: Path) -> None:
+    folder, keys = tmp_path / "frames", (KeyFrame(time_s=0), KeyFrame(time_s=1))
+    stored = []
+    for recipe in ("all of it", "a part", "a part"):
+        render_animation(None, scene(), RAMPS, folder, keys, settings=QUICK, size=SIZE, fps=1, recipe=recipe)
+        stored.append((folder / "frame00000.png").read_bytes())
+    assert stored[0] != stored[1] == stored[2]
+
+
+def test_what_comes_into_sight_later_is_in_the_picture(gl: Any, tmp_path: Path) -> None:
+    # The second class stands beside the first, and is clear at the beginning.
+    keys = (KeyFrame(time_s=0, opacity={"b": 0.0}), KeyFrame(time_s=1, opacity={"b": 1.0}))
+    look = dataclasses.replace(QUICK, azimuth_deg=0, elevation_deg=90, background="white", axes=False)
+    render_animation(None, scene(), RAMPS, tmp_path / "frames", keys, settings=look, size=(96, 64), fps=1)
+    with Image.open(tmp_path / "frames" / "frame00001.png") as image:
+        pixels = np.asarray(image).astype(int)
+    red = (pixels[..., 0] > pixels[..., 1] + 60).any(axis=0)
+    assert red.any() and not red[-1] and not red[0]
 
 
 def test_a_cancelled_video_leaves_nothing(gl: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from drawing import Scene
 from PIL import Image
 
-from cryoet_engine import CryoETError, SoftSegmentation, TransferFunction
+from cryoet_engine import CryoETError, TransferFunction
 from cryoet_engine.render import RenderSettings, benchmark, figures
 from cryoet_engine.render.annotate import Axes, annotate
 from cryoet_engine.transfer import Ramp
@@ -42,18 +42,11 @@ def test_every_panel_of_a_figure_shows_something(
 def test_foreground_is_the_sum_of_what_is_visible(scenes: dict[str, Scene]) -> None:
     _, soft, transfer = scenes["crowded_vesicles"]
     merged, ramps = figures.foreground(soft, transfer.with_ramp("lumen", visible=False))
-    expected = soft.data[1] / np.float32(255)
-    assert np.abs(np.asarray(merged.data[1]) - expected).max() < 1e-6
-    assert np.abs(np.asarray(merged.data[:, 3:5]).sum(0) - 1).max() < 1e-6
+    assert np.array_equal(np.asarray(merged.data[1]), soft.data[1])
+    rest = np.minimum(soft.data[0].astype(int) + soft.data[2], 255)
+    assert np.array_equal(np.asarray(merged.data[0, 3:5]), rest[3:5])
+    assert [ramp.visible for ramp in ramps.ramps] == [False, True]
     assert ramps.classes == ("background", "foreground") and ramps.raw == transfer.raw
-
-
-def test_histograms_count_every_voxel() -> None:
-    data = np.random.default_rng(0).random((2, 5, 6, 7)).astype(np.float32)
-    data[0, 0, 0, 0] = np.nan
-    counts = figures.histograms(SoftSegmentation(data, ("background", "a")))
-    assert counts.shape == (2, 256) and (counts.sum(1) == 210).all()
-    assert (counts[1] == np.bincount(np.rint(255 * data[1]).astype(int).ravel(), minlength=256)).all()
 
 
 def test_thresholds_have_a_quadratic() -> None:
@@ -69,6 +62,26 @@ def test_thresholds_have_a_quadratic() -> None:
     assert image.width > 400 and np.asarray(image).std() > 10
     with pytest.raises(CryoETError, match="estimated"):
         figures.thresholds(dataclasses.replace(transfer, thresholds=()))
+
+
+def test_rivals_are_not_drawn_from_what_ours_saturates(scenes: dict[str, Scene]) -> None:
+    volume, _, transfer = scenes["crowded_vesicles"]
+    raw = transfer.raw
+    assert raw is not None
+    narrow = dataclasses.replace(transfer, raw=dataclasses.replace(raw, at_one=0.5 * raw.at_zero + 0.5 * raw.at_one))
+    wide = figures._widened(narrow, above=1.0)
+    assert narrow.raw is not None and wide.raw is not None
+    whole = volume.numpy().astype(np.float32)
+    assert (narrow.raw.mapped(whole) > 0.99).mean() > 0.1
+    # Every grey value keeps the opacity that it has in ours.
+    before = np.clip((narrow.raw.mapped(whole) - narrow.raw.left) / (narrow.raw.right - narrow.raw.left), 0, 1)
+    after = np.clip((wide.raw.mapped(whole) - wide.raw.left) / (wide.raw.right - wide.raw.left), 0, 1)
+    assert np.abs(before - after).max() < 1e-5
+    shares = [
+        (np.rint(255 * wide.raw.mapped(whole)) / 255 >= level).mean()
+        for level in figures._levels(volume, wide, figures._ISO_SHARES)
+    ]
+    assert shares == pytest.approx(figures._ISO_SHARES, abs=0.02)
 
 
 def test_rivals_need_the_raw_volume(scenes: dict[str, Scene]) -> None:

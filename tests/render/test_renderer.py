@@ -340,3 +340,17 @@ def test_scenes_can_be_exchanged(gl: Any) -> None:
         renderer.load(None, soft(*clouds(n)), ramps(n, left=0.2))
         renderer.accumulate(renderer.fit_camera(PLAIN, SIZE), PLAIN, SIZE)
         assert renderer.mean()[..., 3].max() > 0.5
+
+
+@pytest.mark.parametrize("projection", ["perspective", "orthographic"])
+def test_a_target_stands_in_the_middle_and_nothing_is_cut_off(gl: Any, projection: str) -> None:
+    # Long along the view: an eye that went along with a far target would stand inside.
+    scene = soft(box((16, 96, 16), slice(4, 12), slice(0, 96), slice(4, 12)))
+    look = dataclasses.replace(PLAIN, projection=projection, azimuth_deg=0, elevation_deg=0)
+    renderer = Renderer(gl)
+    renderer.load(None, scene, ramps(1))
+    plain = renderer.fit_camera(look, SIZE)
+    camera = renderer.fit_camera(dataclasses.replace(look, target_vox=(7.5, 90, 11.5)), SIZE)
+    assert (camera.eye - plain.eye) @ camera.right == pytest.approx(4, abs=0.1)
+    moved = (camera.eye - plain.eye) @ camera.forward
+    assert moved == pytest.approx(0, abs=1e-9) if projection == "orthographic" else moved > 10

@@ -217,6 +217,7 @@ def make(
                 size=args.size,
                 fps=args.fps,
                 bits=args.bits,
+                recipe=session.text(args.output),
                 progress=bars,
             )
         )

@@ -22,6 +22,7 @@ from .._checks import file_error, input_error
 from .._progress import Progress, silent
 from ..transfer import TransferFunction
 from ..volume import SoftSegmentation, Volume
+from .camera import Vector
 from .context import opened_context
 from .interop import egl_device
 from .packing import Bits
@@ -193,12 +194,14 @@ def render_animation(
     size: tuple[int, int] = (1280, 720),
     fps: float = 24.0,
     bits: Bits = 8,
+    recipe: str = "",
     progress: Progress = silent,
 ) -> tuple[str, ...]:
     """Draw an animation to a video, a GIF or a folder of PNGs (by the path's ending). Returns the renderer's notices.
 
     volume, segmentation, transfer, settings, bits: as for `render_image`. frames: key frames, or `turntable(...)`.
     size: (width, height) in pixels; even for a video. fps: frames a second.
+    recipe: what data it is, as text (a session's): a folder of PNGs keeps frames of an interrupted run of the same.
     Where the first and the last key frame differ by whole turns only, the last frame is left out: it loops evenly.
     The light is fixed to the volume unless the settings say otherwise, so it is computed once.
 
@@ -219,9 +222,8 @@ def render_animation(
         renderer.load(
             volume, segmentation, transfer, bits=bits, keep_hidden=bool(_opacities(animation)), progress=progress
         )
-        renderer.set_transfer(animation.at(0)[1])
-        # One set of points for all frames: fitted anew, the picture would pump.
-        points = renderer.visible_points(animation.at(0)[0], turning=True)
+        points = _points(renderer, animation)
+        data = hashlib.sha256(recipe.encode() + points.tobytes()).hexdigest()
 
         def drawn() -> Iterator[tuple[str, Frame]]:
             for number, time in enumerate(times):
@@ -232,11 +234,21 @@ def render_animation(
                     camera = renderer.camera_for(points, now, size)
                     return draw(renderer, now, size, camera=camera)
 
-                yield _digest(now, ramps, size, bits), frame
+                yield _digest(now, ramps, size, bits, data), frame
                 progress("animation", number + 1, len(times))
 
         write_frames(path, drawn(), fps=fps, size=size)
         return tuple(dict.fromkeys(renderer.notices))
+
+
+def _points(renderer: Renderer, animation: Animation) -> Vector:
+    """What is visible at any key frame. One set of points for all frames: fitted anew, the picture would pump."""
+    points = []
+    for key in animation.frames:
+        settings, ramps = animation.at(key.time_s - animation.frames[0].time_s)
+        renderer.set_transfer(ramps)
+        points.append(renderer.visible_points(settings, turning=True))
+    return np.concatenate(points)
 
 
 def _opacities(animation: Animation) -> set[str]:
@@ -251,7 +263,7 @@ def _is_turn(animation: Animation) -> bool:
     return same and turns != 0 and math.isclose(turns, round(turns), abs_tol=1e-9)
 
 
-def _digest(settings: RenderSettings, transfer: TransferFunction, size: tuple[int, int], bits: int) -> str:
-    """Of all that a frame depends on but the data."""
-    text = json.dumps([dataclasses.asdict(settings), transfer.to_json(), size, bits], sort_keys=True)
+def _digest(settings: RenderSettings, transfer: TransferFunction, size: tuple[int, int], bits: int, data: str) -> str:
+    """Of all that a frame depends on."""
+    text = json.dumps([dataclasses.asdict(settings), transfer.to_json(), size, bits, data], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

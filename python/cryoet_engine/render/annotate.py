@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..volume import Triple, VoxelSizeStatus
+from .tone import srgb
 
 
 class Entry(NamedTuple):
@@ -30,8 +31,7 @@ class Axes(NamedTuple):
 
 def display_color(color: Triple) -> tuple[int, int, int]:
     """Linear RGB 0..1 as 8-bit sRGB."""
-    values = (12.92 * v if v <= 0.0031308 else 1.055 * v ** (1 / 2.4) - 0.055 for v in color)
-    red, green, blue = (round(255 * min(max(v, 0.0), 1.0)) for v in values)
+    red, green, blue = (round(255 * float(value)) for value in srgb(color))
     return red, green, blue
 
 

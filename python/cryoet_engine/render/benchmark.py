@@ -27,6 +27,7 @@ from .context import is_software, opened_context
 from .packing import Bits
 from .renderer import Renderer
 from .settings import Mode, RenderSettings
+from .tone import srgb
 
 MODES: tuple[Mode, ...] = ("cached", "reference", "dvr", "iso", "mip", "vpt")
 
@@ -147,9 +148,7 @@ def _tile(shape: tuple[int, ...]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np
 
 def display(picture: Float32Array) -> Float32Array:
     """Display values 0..1 (sRGB) of premultiplied linear light over black, (height, width, 3)."""
-    light = np.clip(picture[..., :3], 0, 1)
-    shown: Float32Array = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return shown
+    return srgb(picture[..., :3])
 
 
 def rmse(picture: Float32Array, converged: Float32Array) -> float:

@@ -93,8 +93,10 @@ class Camera:
 
     def looking_at(self, target: Vector) -> Camera:
         """The same view with `target` (x, y, z) in the middle of the picture."""
-        looked_at = self.eye + self.target_depth * self.forward
-        return replace(self, eye=self.eye + (target - looked_at))
+        away = target - (self.eye + self.target_depth * self.forward)
+        if self.orthographic:  # along the view there is nothing to gain: the eye would only enter the volume
+            away = away - (away @ self.forward) * self.forward
+        return replace(self, eye=self.eye + away)
 
     def height_at_target(self) -> float:
         """Height of the picture where it looks at, in the renderer's unit."""

@@ -13,14 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from .._checks import input_error
 from .._progress import Progress, silent
-from ..tiling import blocks
-from ..transfer import Ramp, TransferFunction
-from ..volume import Float32Array, SoftSegmentation, Volume
+from ..transfer import Ramp, TransferFunction, histograms
+from ..volume import SoftSegmentation, Volume
 from .annotate import display_color
 from .camera import Camera
 from .context import opened_context
@@ -53,16 +51,15 @@ def compare(
     """Figure 9: surfaces at two values, DVR, path tracing, MIP, colour DVR of the raw volume; ours; an orthoslice.
 
     The rivals draw the same inverted, low-passed raw volume that ours multiplies with, from the same camera. size: of
-    each panel's drawing, (width, height) in pixels; in the figure panels are half as wide. The two iso-values aim at
-    6 % and 15 % of the voxels inside; where more are saturated by the raw ramp's mapping, the first is 0.99.
-    Returns the figure and the renderer's notices.
+    each panel's drawing, (width, height) in pixels; in the figure panels are half as wide. The two iso-values leave
+    6 % and 15 % of the voxels inside. Returns the figure and the renderer's notices.
     """
     raw = _need_raw(volume, transfer)
     assert volume is not None
+    transfer = _widened(transfer, above=1.0)
     values = _levels(volume, transfer, _ISO_SHARES)
-    plain = replace(settings, scale_bar=False, legend=False, title="", axes=False, slices=(None, None, None))
-    lit = plain
-    plain = replace(plain, occlusion=0.0, shadow=0.0, bloom=0.0, exposure=1.0, source="raw")
+    lit = replace(_bare(settings), slices=(None, None, None))
+    plain = replace(lit, occlusion=0.0, shadow=0.0, bloom=0.0, exposure=1.0, source="raw")
     plain = replace(plain, background="dark")  # pale and see-through, they would drown on a light one
     steps: list[tuple[str, RenderSettings]] = [
         (f"iso-surface at {values[0]:.2f}", replace(plain, mode="iso", iso_value=values[0])),
@@ -103,7 +100,7 @@ def stages(
     Rows: foreground against background, and all classes. The last column leaves out the multiplication with the raw
     volume (figure 10), which all others have. size: of each panel's drawing, (width, height) in pixels.
     """
-    plain = replace(settings, scale_bar=False, legend=False, title="", axes=False)
+    plain = _bare(settings)
     looks: list[tuple[str, RenderSettings]] = [
         ("colour", replace(plain, occlusion=0.0, shadow=0.0, bloom=0.0)),
         ("+ ambient occlusion", replace(plain, shadow=0.0, bloom=0.0)),
@@ -129,7 +126,7 @@ def journey(
     size: of each panel's drawing, (width, height) in pixels.
     """
     _need_raw(volume, transfer)
-    plain = replace(settings, scale_bar=False, legend=False, title="", axes=False)
+    plain = _bare(settings)
     z, _, x = segmentation.shape
     faces = (z - 1, 0, x - 1 if np.sin(np.radians(settings.azimuth_deg)) > 0 else 0)
     block = replace(plain, mode="dvr", slices=faces, cuts=(), box=None)
@@ -202,51 +199,40 @@ def thresholds(transfer: TransferFunction, segmentation: SoftSegmentation | None
     return Image.open(buffer).convert("RGB")
 
 
-def histograms(segmentation: SoftSegmentation) -> npt.NDArray[np.int64]:
-    """Voxels at each of 256 probabilities 0..1, (class, 256), read slab by slab."""
-    counts = np.zeros((len(segmentation.classes), 256), np.int64)
-    _, y, x = segmentation.shape
-    for block in blocks(segmentation.shape, (max(1, 2**24 // (y * x)), y, x), 0):
-        data = np.asarray(segmentation.data[(slice(None), *block.core)])
-        for index, values in enumerate(data):
-            share = np.nan_to_num(values.astype(np.float32) / np.float32(segmentation.unit), nan=0.0)
-            levels = np.rint(255 * np.clip(share, 0, 1)).astype(np.intp)
-            counts[index] += np.bincount(levels.ravel(), minlength=256)
-    return counts
-
-
 def foreground(segmentation: SoftSegmentation, transfer: TransferFunction) -> tuple[SoftSegmentation, TransferFunction]:
     """The visible classes as one: its probability is the sum of theirs, its ramp the mean of theirs."""
     shown = [i for i, ramp in enumerate(transfer.ramps) if ramp.visible and ramp.opacity > 0]
-    chosen = [transfer.ramps[i] for i in shown]
-    left = float(np.mean([ramp.left for ramp in chosen])) if chosen else 0.5
-    merged = SoftSegmentation(
-        _Sum(segmentation.data, tuple(shown), float(segmentation.unit)),
-        ("background", "foreground"),
-        voxel_size_A=segmentation.voxel_size_A,
-        origin_A=segmentation.origin_A,
-        voxel_size_status=segmentation.voxel_size_status,
-    )
-    ramps = (Ramp(left=0.5, visible=False), Ramp(left=left, color=(0.72, 0.62, 0.46), visible=bool(shown)))
+    left = float(np.mean([transfer.ramps[i].left for i in shown])) if shown else 0.5
+    names = segmentation.classes
+    groups = {
+        "background": [name for i, name in enumerate(names) if i not in shown],
+        "foreground": [names[i] for i in shown],
+    }
+    merged = segmentation.merge({group: members for group, members in groups.items() if members})
+    drawn = Ramp(left=left, color=(0.72, 0.62, 0.46))
+    ramps = tuple(drawn if name == "foreground" else Ramp(left=0.5, visible=False) for name in merged.classes)
     return merged, dataclasses.replace(transfer, classes=merged.classes, ramps=ramps, thresholds=())
 
 
-class _Sum:
-    """(background, sum of some classes), worked out where it is asked for."""
+def _widened(transfer: TransferFunction, *, above: float) -> TransferFunction:
+    """The same opacity of every grey value over a wider mapping, by this share of its span.
 
-    def __init__(self, data: Any, shown: tuple[int, ...], unit: float) -> None:
-        self._data, self._shown, self._unit = data, shown, unit
-        self.shape = (2, *data.shape[1:])
-        self.dtype = np.dtype(np.float32)
+    Ours saturates where its classes are densest; a projection of that would be one white patch.
+    """
+    raw = transfer.raw
+    assert raw is not None
+    wide = replace(
+        raw,
+        at_one=raw.at_one + above * (raw.at_one - raw.at_zero),
+        left=raw.left / (1 + above),
+        right=raw.right / (1 + above),
+    )
+    return dataclasses.replace(transfer, raw=wide)
 
-    def __getitem__(self, key: Any) -> Float32Array:
-        channel, *rest = key if isinstance(key, tuple) else (key,)
-        total = np.zeros(np.asarray(self._data[(slice(0, 1), *rest)]).shape[1:], np.float32)
-        for index in self._shown:
-            total += np.asarray(self._data[(slice(index, index + 1), *rest)])[0] / np.float32(self._unit)
-        total = np.minimum(total, 1)
-        both: Float32Array = np.stack([1 - total, total])
-        return both[channel]
+
+def _bare(settings: RenderSettings) -> RenderSettings:
+    """Without the furniture that captions stand for."""
+    return replace(settings, scale_bar=False, legend=False, title="", axes=False)
 
 
 def _block(transfer: TransferFunction) -> TransferFunction:

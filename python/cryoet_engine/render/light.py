@@ -51,10 +51,10 @@ class LightCache:
         self.points = BRICK // spacing
         size = tuple((self.points + 1) * n for n in bricks.slots)
         if self.texture is None or self.texture.size != size:
-            if self.texture is not None:
-                self.texture.release()
-            self.texture = self._context.texture3d(size, 2)
+            self.release()
+            texture = self._context.texture3d(size, 2)
             check_allocation(self._context, f"the light of {bricks.occupied} bricks")
+            self.texture = texture
             self.texture.filter = (self._context.LINEAR, self._context.LINEAR)
             self.texture.repeat_x = self.texture.repeat_y = self.texture.repeat_z = False
         batch = 512 if is_software(self._context) else 4096  # short enough for a watchdog and for Ctrl-C

@@ -22,7 +22,7 @@ from .camera import Camera
 from .context import opened_context
 from .interop import egl_device, on_host
 from .packing import BRICK, CELL, Bits, Packing
-from .renderer import Renderer
+from .renderer import Renderer, wants_float32
 from .settings import RenderSettings
 
 
@@ -172,7 +172,7 @@ def memory_plan(
         ("map of bricks", 4 * bricks),
         ("list of bricks, at most", 4 * bricks if lit else 0),
         ("light, at most", 2 * bricks * points**3 if lit else 0),
-        ("picture", (16 if settings.mode in ("reference", "vpt") else 8) * width * height),
+        ("picture", (16 if wants_float32(settings, settings.frames) else 8) * width * height),
         ("display", 4 * width * height),
         ("bloom", 16 * (-(-width // 4)) * (-(-height // 4)) if settings.bloom > 0 else 0),
     ]

@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,6 +47,11 @@ _PASSES = {
 #: frames all do (a mean of 24 falls 0.004 short, of 16 by half of that).
 _WIDE = ("reference", "vpt")
 _HALF_FLOAT_FRAMES = 16
+
+
+def wants_float32(settings: RenderSettings, frames: int) -> bool:
+    """Whether the mean of so many frames is kept in 16 bytes a pixel instead of 8."""
+    return settings.mode in _WIDE or frames > _HALF_FLOAT_FRAMES
 
 
 @dataclass(frozen=True)
@@ -235,10 +238,8 @@ class Renderer:
             raise input_error("Renderer", "scene", expected="load() first", got="nothing loaded")
         return self._scene
 
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
+    def _done(self, stage: str, started: float) -> None:
+        """Wait for a stage that began at this time, and note how long it took."""
         self._context.finish()
         self.timings[stage] = time.perf_counter() - started
 
@@ -368,9 +369,10 @@ class Renderer:
         matter = {**look.matter, "threshold": settings.iso_value if settings.mode == "iso" else 0.0}
         for name in ("texture_low", "texture_scale"):  # of the slab: the map is of the whole volume
             del matter[name]
-        with self._timed("bricks"):
-            if bricks.update({**look.defines, "SCALAR": int(scalar)}, matter, listed=listed, layers=layers):
-                self._light.forget()
+        started = time.perf_counter()
+        if bricks.update({**look.defines, "SCALAR": int(scalar)}, matter, listed=listed, layers=layers):
+            self._light.forget()
+            self._done("bricks", started)
         bricks.use()
 
     def _update_light(self, look: _Look, settings: RenderSettings, stop: int, progress: Progress) -> None:
@@ -381,15 +383,16 @@ class Renderer:
             "SHADOW_RAYS": settings.light_shadow_rays if settings.shadow > 0 else 0,
             "SHADOW_STEPS": settings.light_shadow_steps if settings.shadow > 0 else 0,
         }
-        with self._timed("light"):
-            self._light.update(
-                self._bricks,
-                {**look.defines, **samples},
-                {**look.matter, **look.light},
-                spacing=settings.light_spacing,
-                stop_layer=stop,
-                progress=progress,
-            )
+        started = time.perf_counter()
+        if self._light.update(
+            self._bricks,
+            {**look.defines, **samples},
+            {**look.matter, **look.light},
+            spacing=settings.light_spacing,
+            stop_layer=stop,
+            progress=progress,
+        ):
+            self._done("light", started)
 
     def check_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) of a picture that can be drawn; InputError for any other."""
@@ -467,7 +470,7 @@ class Renderer:
         scene = self._loaded()
         width, height = self.check_size(size)
         count = settings.frames if frames is None else frames
-        wide = settings.mode in _WIDE or first_frame + count > _HALF_FLOAT_FRAMES
+        wide = wants_float32(settings, first_frame + count)
         if first_frame == 0 or self._picture is None or self._picture.size != (width, height):
             self._allocate(width, height, wide)
         if not scene.whole and settings.mode == "vpt":
@@ -507,7 +510,7 @@ class Renderer:
     def _distance_to(self, camera: Camera, slab: tuple[int, int]) -> float:
         """Of a slab from the eye, along z: front to back for every ray, whichever way it goes."""
         scene = self._loaded()
-        low, high = slab[0] * scene.texel[2] - scene.half_extent[2], slab[1] * scene.texel[2] - scene.half_extent[2]
+        low, high = scene.heights(slab)
         if camera.orthographic:
             return float(low * np.sign(camera.forward[2]))
         return float(max(low - camera.eye[2], camera.eye[2] - high, 0.0))
@@ -536,7 +539,6 @@ class Renderer:
         if light == 1:
             self._update_light(look, settings, layers[1], progress)
             self._light.texture.use(4)
-            scene.use()
         for n, length in zip(settings.slices, scene.packing.segmentation.shape, strict=True):
             if n is not None and n >= length:
                 expected = f"numbers within the volume, {scene.packing.segmentation.shape}"
@@ -562,8 +564,6 @@ class Renderer:
                 }
         program = self._programs.get(_PASSES[settings.mode], defines)
         width, height = self._picture.size
-        low_z = slab[0] * scene.texel[2] - scene.half_extent[2]
-        high_z = slab[1] * scene.texel[2] - scene.half_extent[2]
         atlas = (1, 1, 1) if light != 1 else self._light.texture.size
         set_uniforms(
             program,
@@ -573,7 +573,7 @@ class Renderer:
                 **_camera_uniforms(camera, width / height),
                 "class_color": _colors([transfer.ramps[index].color for index in scene.packing.drawn]),
                 "step_length": settings.step_vox,
-                "slab": (-_FAR, _FAR) if scene.whole else (low_z, high_z),
+                "slab": (-_FAR, _FAR) if scene.whole else scene.heights(slab),
                 "strength_occlusion": settings.occlusion,
                 "strength_shadow": settings.shadow,
                 "light_atlas": 4,
@@ -593,16 +593,17 @@ class Renderer:
         long = is_software(self._context) or settings.mode in _WIDE
         band = max(8, _BAND_PIXELS // width // 8 * 8) if long else height
         for frame in every:
-            with self._timed("march"):
-                # The first two of the seven dimensions of random.glsl's sequence.
-                shift = ((0.5 + frame * 0.9115923534820549) % 1, (0.5 + frame * 0.8310006189269519) % 1)
-                set_uniforms(program, {"frame": frame, "pixel_shift": shift if jitter else (0.5, 0.5)})
-                for row in range(0, height, band):
-                    set_uniforms(program, {"first_row": row})
-                    program.run(-(-width // 8), -(-min(band, height - row) // 8))
-                    if long:
-                        self._context.finish()
-                self._context.memory_barrier()
+            started = time.perf_counter()
+            # The first two of the seven dimensions of random.glsl's sequence.
+            shift = ((0.5 + frame * 0.9115923534820549) % 1, (0.5 + frame * 0.8310006189269519) % 1)
+            set_uniforms(program, {"frame": frame, "pixel_shift": shift if jitter else (0.5, 0.5)})
+            for row in range(0, height, band):
+                set_uniforms(program, {"first_row": row})
+                program.run(-(-width // 8), -(-min(band, height - row) // 8))
+                if long:
+                    self._context.finish()
+            self._context.memory_barrier()
+            self._done("march", started)
             progress("render", frame + 1, every.stop)
 
     def _fold(self, number: int) -> None:
@@ -625,8 +626,10 @@ class Renderer:
     def show(self, settings: RenderSettings) -> Any:
         """Bloom and tone-map what was accumulated: the texture, RGBA8, sRGB, straight alpha."""
         self._drawn()
-        with self._timed("tone"):
-            return self._display.draw(self._picture, settings)
+        started = time.perf_counter()
+        texture = self._display.draw(self._picture, settings)
+        self._done("tone", started)
+        return texture
 
     def present(self, settings: RenderSettings) -> npt.NDArray[np.uint8]:
         """What `show` gives as an array: (height, width, 4) uint8."""
@@ -657,15 +660,13 @@ class Renderer:
                 program = self._programs.get(
                     "probe.comp", {**look.defines, "SLABS": 1, "WIDE": 0, "JITTER": 0, "ISO": iso}
                 )
-                low_z = slab[0] * scene.texel[2] - scene.half_extent[2]
-                high_z = slab[1] * scene.texel[2] - scene.half_extent[2]
                 set_uniforms(
                     program,
                     {
                         **look.matter,
                         **_camera_uniforms(camera, width / height),
                         "step_length": settings.step_vox,
-                        "slab": (-_FAR, _FAR) if scene.whole else (low_z, high_z),
+                        "slab": (-_FAR, _FAR) if scene.whole else scene.heights(slab),
                         "pixel_shift": (0.5, 0.5),
                         "half_way": 0.5,
                         "iso_value": settings.iso_value,
@@ -702,15 +703,17 @@ class Renderer:
             if self._picture is not None:
                 self._picture.release()
                 self._picture = None
-            self._picture = self._context.texture((width, height), 4, dtype=dtype)
+            picture = self._context.texture((width, height), 4, dtype=dtype)
             check_allocation(self._context, f"a picture of {width} x {height}")
+            self._picture = picture
         in_slabs = not self._loaded().whole
         if self._frame_state is not None and (not in_slabs or self._frame_state.size != (width, height)):
             self._frame_state.release()
             self._frame_state = None
         if in_slabs and self._frame_state is None:
-            self._frame_state = self._context.texture((width, height), 4, dtype="f2")
+            state = self._context.texture((width, height), 4, dtype="f2")
             check_allocation(self._context, f"a picture of {width} x {height}")
+            self._frame_state = state
 
 
 def _camera_uniforms(camera: Camera, aspect: float) -> dict[str, Any]:

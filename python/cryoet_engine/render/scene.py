@@ -175,6 +175,10 @@ class Scene:
             "matter_b": 1,
         }
 
+    def heights(self, slab: tuple[int, int]) -> tuple[float, float]:
+        """z of a slab's own part, from the volume's middle."""
+        return tuple(float(n * self.texel[2] - self.half_extent[2]) for n in slab)  # type: ignore[return-value]
+
     def use(self) -> None:
         """Bind the textures to units 0 and 1."""
         for unit, texture in enumerate(self.textures):

@@ -81,9 +81,9 @@ def compile_shader(context: Any, name: str, defines: Mapping[str, int] | None = 
 def set_uniforms(program: Any, values: Mapping[str, Any]) -> None:
     """Set uniforms. What the compiler found unused is not there: whole uniforms, or the end of an array."""
     for name, value in values.items():
-        if name not in program:
+        uniform = program.get(name, None)  # `in` would list all members, for each name of each frame
+        if uniform is None:
             continue
-        uniform = program[name]
         if isinstance(value, list):
             value = value[: uniform.array_length] if uniform.array_length > 1 else value[0]
         uniform.value = value

@@ -5,12 +5,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from ..volume import Triple
 from .context import check_allocation
 from .settings import RenderSettings
 from .shaders import Programs, set_uniforms
 
 _BLOOM_SCALE = 4
+
+
+def srgb(linear: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Display values 0..1 of linear light, any shape, cut off at 0 and 1; as shaders/tone.glsl has it."""
+    light = np.clip(linear, 0, 1)
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
 class Display:
