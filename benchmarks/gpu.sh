@@ -22,7 +22,8 @@ status=0
 "$python" benchmarks/simulation.py --device cuda --paper-size --rounds 2 --results "$out" || status=$?
 "$python" benchmarks/training.py --device cuda --preset full --rounds 3 --results "$out" || status=$?
 "$python" benchmarks/paper_tables.py --preset full --patch 128 --batch 4 --learning-rate 1e-3 --steps 150 --results "$out" || status=$?
-# Pictures want moderngl and its glcontext (pip wheels, brought along where there is no network) and NVIDIA's EGL.
+# Pictures want moderngl and its glcontext (5.13.0 and 3.1.0: wheels, brought along where there is no network) and
+# NVIDIA's EGL. The contest with VTK is left out where VTK is not there.
 if "$python" -c "import moderngl" 2>/dev/null; then
   "$python" -m cryoet_engine.cli bench render --json "$out/render_small.json" || status=$?
   "$python" -m cryoet_engine.cli bench render --paper --json "$out/render_paper.json" || status=$?

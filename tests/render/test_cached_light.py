@@ -319,3 +319,71 @@ def test_a_lost_card_is_told(gl: Any) -> None:
 
     with pytest.raises(DeviceError, match="GL_CONTEXT_LOST"):
         context_room.check_drawn(Lost(), "drawing")
+
+
+def test_light_refined_between_frames_is_the_light_built_at_once(gl: Any, scenes: dict[str, Scene]) -> None:
+    coarse = dataclasses.replace(QUICK, light_spacing=4)
+    renderer = Renderer(gl)
+    renderer.load(*scenes["crowded_vesicles"])
+    camera = renderer.fit_camera(QUICK, SIZE)
+    renderer.accumulate(camera, QUICK, SIZE)
+    at_once = renderer.mean()
+    renderer.accumulate(camera, coarse, SIZE)
+    meanwhile = renderer.mean()
+    for _ in range(2):
+        assert not renderer.refine_light(QUICK, budget_s=1e-9)
+        renderer.accumulate(camera, coarse, SIZE)
+        np.testing.assert_array_equal(renderer.mean(), meanwhile)  # what is shown does not change half-way
+    assert renderer.refine_light(QUICK, budget_s=600)
+    assert renderer.refine_light(QUICK, budget_s=0)  # nothing is left to do
+    renderer.accumulate(camera, QUICK, SIZE)
+    np.testing.assert_array_equal(renderer.mean(), at_once)
+    assert np.abs(at_once - meanwhile).max() > 0.01
+
+
+def test_an_edit_begins_the_refined_light_anew(gl: Any, scenes: dict[str, Scene]) -> None:
+    volume, segmentation, transfer = scenes["spiked_vesicle"]
+    other = transfer.with_ramp(transfer.classes[1], left=0.45)
+    renderer = Renderer(gl)
+    renderer.load(volume, segmentation, other)
+    camera = renderer.fit_camera(QUICK, SIZE)
+    renderer.accumulate(camera, QUICK, SIZE)
+    fresh = renderer.mean()
+    renderer.set_transfer(transfer)
+    renderer.accumulate(camera, dataclasses.replace(QUICK, light_spacing=4), SIZE)
+    renderer.refine_light(QUICK, budget_s=1e-9)
+    renderer.set_transfer(other)
+    assert renderer.refine_light(QUICK, budget_s=600)
+    renderer.accumulate(camera, QUICK, SIZE)
+    np.testing.assert_array_equal(renderer.mean(), fresh)
+
+
+def test_frames_one_a_call_have_the_mean_of_frames_at_once(gl: Any) -> None:
+    settings = dataclasses.replace(QUICK, frames=40)
+    renderer = Renderer(gl)
+    renderer.load(*small())
+    camera = renderer.fit_camera(settings, SIZE)
+    renderer.accumulate(camera, settings, SIZE)
+    at_once = renderer.mean()
+    for number in range(40):
+        renderer.accumulate(camera, settings, SIZE, frames=1, first_frame=number)
+    np.testing.assert_allclose(renderer.mean(), at_once, atol=1e-6)
+
+
+def test_thin_slabs_say_that_their_light_is_approximate(gl: Any) -> None:
+    renderer = Renderer(gl)
+    renderer.load(*small(), max_bytes=10 * 24 * 28 * 4)
+    renderer.accumulate(renderer.fit_camera(LIT, SIZE), dataclasses.replace(LIT, frames=1), SIZE)
+    assert [note for note in renderer.notices if "slabs' borders is approximate" in note]
+
+
+def test_only_an_axis_beyond_the_texture_limit_is_binned(gl: Any) -> None:
+    rod = np.zeros((8, 8, 2100), np.uint8)
+    rod[2:6, 2:6, 100:2000] = 255
+    transfer = TransferFunction(classes=("background", "a"), ramps=(Ramp(left=0.5, visible=False), Ramp(left=0.2)))
+    renderer = Renderer(gl)
+    renderer.load(None, SoftSegmentation(np.stack([255 - rod, rod]), ("background", "a")), transfer)
+    assert [note for note in renderer.notices if "binned by 1 x 1 x 2" in note and "texture limit" in note]
+    settings = dataclasses.replace(QUICK, occlusion=0, shadow=0)
+    renderer.accumulate(renderer.fit_camera(settings, SIZE), settings, SIZE)
+    assert renderer.mean()[..., 3].max() > 0.9

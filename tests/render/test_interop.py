@@ -375,7 +375,7 @@ def test_reasons_to_go_through_the_host(gl, opened, kernels, monkeypatch):
     with pytest.raises(NoInterop, match="voxels of float64 are not read there"):
         opened(scene(2, raw="float64"))
     with pytest.raises(NoInterop, match="binned"):
-        opened(scene(2).binned(2))
+        opened(scene(2).binned((2, 2, 2)))
     small = Card(kernels, capacity=4096)
     monkeypatch.setattr(small, "allocate", lambda n_bytes: (_ for _ in ()).throw(interop.DeviceError("none is left")))
     with pytest.raises(NoInterop, match="none is left"):

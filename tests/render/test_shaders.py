@@ -94,3 +94,13 @@ def test_a_compiler_error_names_file_and_line(gl: Any, monkeypatch: pytest.Monke
     defines = matter(2, 1)
     with pytest.raises(DeviceError, match=rf"light\.glsl:{line}\b"):
         shaders.compile_shader(gl, "march.comp", defines)
+
+
+def test_lines_are_right_after_an_include_that_is_skipped(gl: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "main.comp": '#version 430\n#if 0\n#include "part.glsl"\n#endif\nlayout(local_size_x = 1) in;\nwrong here;\n',
+        "part.glsl": "float part;\n\n\n\n",
+    }
+    monkeypatch.setattr(shaders, "_read", files.__getitem__)
+    with pytest.raises(DeviceError, match=r"main\.comp:6"):
+        shaders.compile_shader(gl, "main.comp")

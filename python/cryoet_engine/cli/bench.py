@@ -3,6 +3,7 @@
 
   cryoet bench render                                    # every technique on a small scene
   cryoet bench render --volume 227,1024,1440 --size 1920x1080 --json speed.json
+  cryoet bench render --tomogram TOMO --segmentation proba.zarr       # on your own volumes
   cryoet bench render --paper --json table.json          # paper 1's Table 3: large volumes, minutes on a card
 
 A frame is a march with cached light, bloom and tone. rmse: difference of display values 0..1 from the converged
@@ -13,11 +14,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._checks import input_error
 from ._console import Bars, need_suffix, pixel_size, positive, say
+
+if TYPE_CHECKING:
+    from ..render.benchmark import Scene
 
 
 def volume_shape(text: str) -> tuple[int, int, int]:
@@ -35,12 +41,12 @@ def volume_shape(text: str) -> tuple[int, int, int]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's arguments."""
     parser.add_argument("what", choices=("render",), help="what to measure")
-    parser.add_argument(
-        "--volume", type=volume_shape, default=(96, 128, 128), metavar="N|Z,Y,X", help="voxels (default 96,128,128)"
-    )
+    parser.add_argument("--volume", type=volume_shape, metavar="N|Z,Y,X", help="voxels (default 96,128,128)")
+    parser.add_argument("--tomogram", metavar="TOMO", help="a tomogram of your own, instead of simulated virions")
+    parser.add_argument("--segmentation", nargs="+", metavar="FILE", help="its segmentation")
     parser.add_argument("--size", type=pixel_size, metavar="WxH", help="pixels (default 640x360; 1920x1080 on a card)")
-    parser.add_argument("--volumes", type=int, choices=(2, 4), default=4, help="raw + foreground, or raw + 3 classes")
-    parser.add_argument("--bits", type=int, choices=(8, 16), default=8, help="of a value on the card (default 8)")
+    parser.add_argument("--volumes", type=int, choices=(2, 4), help="raw + foreground, or raw + 3 classes (default)")
+    parser.add_argument("--bits", type=int, choices=(8, 16), help="of a value on the card (default 8)")
     parser.add_argument(
         "--views", type=positive, metavar="N", help="of the turn of 360 degrees (default 4; 36 on a card)"
     )
@@ -54,23 +60,33 @@ def run(args: argparse.Namespace) -> None:
     """Measure, print, and keep the figures."""
     from ..render import benchmark, describe
 
+    check(args)
     output = need_suffix(args.json, (".json",), "--json") if args.json else None
-    software = bool(describe()["software"])
+    about = describe()
+    software = bool(about["software"])
     views = args.views or (4 if software else 36)
     runs = args.runs or (3 if software else 5)
     with Bars() as bars:
         if args.paper:
-            given: dict[str, Any] = {"views": views, "runs": runs}
+            wanted: dict[str, Any] = {"views": views, "runs": runs}
             if args.depths:
-                given["depths"] = depths(args.depths)
+                wanted["depths"] = depths(args.depths)
             if args.size:
-                given["sizes"] = (args.size,)
-            result = benchmark.paper_table(**given, progress=bars)
+                wanted["sizes"] = (args.size,)
+            if args.bits:
+                wanted["bits"] = (args.bits,)
+            result = benchmark.paper_table(**wanted, progress=bars)
             lines = benchmark.summary(result)
         else:
-            size = args.size or ((640, 360) if software else (1920, 1080))
             result = benchmark.measure(
-                args.volume, size, n_volumes=args.volumes, bits=args.bits, views=views, runs=runs, progress=bars
+                args.volume or (96, 128, 128),
+                args.size or ((640, 360) if software else (1920, 1080)),
+                n_volumes=args.volumes or 4,
+                given=given_scene(args, bars),
+                bits=args.bits or 8,
+                views=views,
+                runs=runs,
+                progress=bars,
             )
             lines = report(result)
     print("\n".join(lines))
@@ -78,9 +94,37 @@ def run(args: argparse.Namespace) -> None:
         from .. import __version__, io
 
         with io.partial_path(output) as partial:
-            content = {"version": __version__, **result}
+            machine = {"opengl": about, "system": platform.platform(), "cores": os.cpu_count()}
+            content = {"version": __version__, "machine": machine, **result}
             Path(partial).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         say(str(output))
+
+
+def check(args: argparse.Namespace) -> None:
+    """Find what does not go together before the work begins."""
+    if bool(args.tomogram) != bool(args.segmentation):
+        missing = "--segmentation" if args.tomogram else "--tomogram"
+        raise input_error("bench", missing, expected="both, or neither for simulated virions", got="the other alone")
+    simulated = [name for name in ("volume", "volumes") if getattr(args, name)]
+    if args.tomogram and simulated:
+        raise input_error("bench", f"--{simulated[0]}", expected="no size beside a tomogram", got="both")
+    if args.paper and (simulated or args.tomogram):
+        fix = "choose its depths with --depths"
+        raise input_error("bench", "--paper", expected="the paper's own volumes", got="others", fix=fix)
+    if args.depths and not args.paper:
+        raise input_error("bench", "--depths", expected="--paper beside it", got="none")
+
+
+def given_scene(args: argparse.Namespace, bars: Bars) -> Scene | None:
+    """The volumes to measure with, and automatic ramps; None: simulated ones."""
+    if not args.tomogram:
+        return None
+    from .. import io
+    from ..transfer import TransferFunction
+
+    volume, segmentation = io.read_volume(args.tomogram), io.read_segmentation(args.segmentation)
+    hidden = segmentation.classes[:1]
+    return volume, segmentation, TransferFunction.estimate(segmentation, volume, hidden=hidden, progress=bars)
 
 
 def depths(text: str) -> tuple[int, ...]:
@@ -102,6 +146,7 @@ def report(result: dict[str, Any]) -> list[str]:
         + (f"{row['rmse_to_converged']:8.4f}" if row["rmse_to_converged"] is not None else f"{'-':>8s}")
         for row in result["rows"]
     ]
+    lines.append(f"standing still, ms a frame: {result['standing_still_ms']:.2f}")
     lines.append("stages, ms: " + ", ".join(f"{name} {ms:.2f}" for name, ms in result["stages_ms"].items()))
     lines.append("dragging, ms a frame: " + ", ".join(f"{name} {ms:.1f}" for name, ms in result["dragging_ms"].items()))
     counted = result["fetches_per_pixel"]

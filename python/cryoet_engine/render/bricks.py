@@ -36,7 +36,11 @@ class BrickMap:
         self.distances, self._other = (context.texture3d(scene.cells_xyz, 1, alignment=1, dtype="u1") for _ in range(2))
         self.list = context.buffer(reserve=4096)
         self._counter = context.buffer(reserve=4)
-        check_allocation(context, "the map of bricks")
+        try:
+            check_allocation(context, "the map of bricks")
+        except BaseException:
+            self.release()
+            raise
         for texture in (self.texture, self.distances, self._other):
             texture.filter = (context.NEAREST, context.NEAREST)
 
@@ -105,14 +109,22 @@ class BrickMap:
         self.distances.use(8)
 
     def solid(self) -> npt.NDArray[np.int64]:
-        """Indices (n, 3), (z, y, x), of the cells that a camera should see: occupied, in bricks that exceed 1/4."""
+        """Cells that a camera should see: occupied, in bricks that exceed 1/4; of a row along x the first and the last.
+
+        Indices (n, 3), (z, y, x). What lies between the two is seen with them.
+        """
         x, y, z = self._scene.bricks_xyz
         data = np.frombuffer(self.texture.read(alignment=1), np.uint32).reshape(z, y, x)
         x, y, z = self._scene.cells_xyz
         cells = np.frombuffer(self.distances.read(alignment=1), np.uint8).reshape(z, y, x)
-        occupied = np.argwhere(cells == 0)
-        solid: npt.NDArray[np.int64] = occupied[(data[tuple((occupied // (BRICK // CELL)).T)] & SOLID) != 0]
-        return solid
+        solid = (data & SOLID) != 0
+        for axis, length in enumerate((z, y, x)):
+            solid = np.repeat(solid, BRICK // CELL, axis=axis).take(np.arange(length), axis=axis)
+        solid &= cells == 0
+        rows = np.argwhere(solid.any(axis=2))
+        of_row = solid[tuple(rows.T)]
+        first, last = of_row.argmax(axis=1), x - 1 - of_row[:, ::-1].argmax(axis=1)
+        return np.concatenate([np.column_stack([rows, end]) for end in (first, last)])
 
     def memory(self) -> list[tuple[str, int]]:
         """Bytes on the card."""

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +26,13 @@ class LightCache:
         self._context = context
         self._programs = programs
         self._key: object = None
+        self._done = 0  # batches of the light that `_key` tells; of so many
+        self._batches = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether no point of the light is left to do."""
+        return self._key is not None and self._done == self._batches
 
     def update(
         self,
@@ -33,21 +42,49 @@ class LightCache:
         *,
         spacing: int,
         stop_layer: int,
+        until: float = math.inf,
         progress: Progress = silent,
     ) -> bool:
         """Bring the atlas up to date; whether anything had to be done.
 
         defines, uniforms: of shaders/matter.glsl and light.glsl, whose textures and map are bound.
         spacing: texels between points. stop_layer: bricks from this layer on have no light (they are of another slab).
+        until: time (perf_counter) to stop at; the next call goes on, and `complete` says whether it has to.
         """
-        key = (
-            tuple(sorted(defines.items())),
-            tuple((k, repr(v)) for k, v in sorted(uniforms.items())),
-            (spacing, stop_layer),
-        )
-        if key == self._key:
+        key = _key(defines, uniforms, spacing, stop_layer)
+        if key != self._key:
+            self._begin(bricks, spacing)
+            self._key = key
+        elif self.complete:
             return False
-        self._key = None
+        batch = 512 if is_software(self._context) else 4096  # short enough for a watchdog and for Ctrl-C
+        a_pass = -(-bricks.occupied // batch)
+        self._batches = 2 * a_pass
+        bricks.list.bind_to_storage_buffer(0)
+        self.texture.bind_to_image(1, read=True, write=True)
+        program: Any = None
+        while self._done < self._batches and time.perf_counter() < until:
+            far, part = divmod(self._done, a_pass)
+            if program is None or part == 0:
+                self._context.memory_barrier()
+                program = self._programs.get("light.comp", {**defines, "POINTS": self.points, "FAR": far})
+                set_uniforms(program, {**uniforms, "lit_stop": stop_layer})
+            first, stop = part * batch, min((part + 1) * batch, bricks.occupied)
+            set_uniforms(program, {"first_brick": first, "stop_brick": stop})
+            program.run(-(-(stop - first) * (self.points + far) ** 3 // 64))
+            self._context.finish()
+            self._done += 1
+            progress("light", self._done, self._batches)
+        self._context.memory_barrier()
+        return True
+
+    def holds(self, defines: Mapping[str, int], uniforms: Mapping[str, Any], *, spacing: int, stop_layer: int) -> bool:
+        """Whether `update` with these would have nothing to do."""
+        return self.complete and self._key == _key(defines, uniforms, spacing, stop_layer)
+
+    def _begin(self, bricks: BrickMap, spacing: int) -> None:
+        """An atlas of the size that is wanted, nothing done yet."""
+        self._key, self._done = None, 0
         self.points = BRICK // spacing
         size = tuple((self.points + 1) * n for n in bricks.slots)
         if self.texture is None or self.texture.size != size:
@@ -57,22 +94,6 @@ class LightCache:
             self.texture = texture
             self.texture.filter = (self._context.LINEAR, self._context.LINEAR)
             self.texture.repeat_x = self.texture.repeat_y = self.texture.repeat_z = False
-        batch = 512 if is_software(self._context) else 4096  # short enough for a watchdog and for Ctrl-C
-        for far in (0, 1):
-            program = self._programs.get("light.comp", {**defines, "POINTS": self.points, "FAR": far})
-            set_uniforms(program, {**uniforms, "lit_stop": stop_layer})
-            self.texture.bind_to_image(1, read=True, write=True)
-            bricks.list.bind_to_storage_buffer(0)
-            a_brick = (self.points + far) ** 3
-            for first in range(0, bricks.occupied, batch):
-                stop = min(first + batch, bricks.occupied)
-                set_uniforms(program, {"first_brick": first, "stop_brick": stop})
-                program.run(-(-(stop - first) * a_brick // 64))
-                self._context.finish()
-                progress("light", far * bricks.occupied + stop, 2 * bricks.occupied)
-            self._context.memory_barrier()
-        self._key = key
-        return True
 
     def forget(self) -> None:
         """The atlas is of another slab."""
@@ -87,3 +108,9 @@ class LightCache:
         if self.texture is not None:
             self.texture.release()
         self.texture, self._key = None, None
+
+
+def _key(defines: Mapping[str, int], uniforms: Mapping[str, Any], spacing: int, stop_layer: int) -> object:
+    """What the light depends on."""
+    told = tuple((k, repr(v)) for k, v in sorted(uniforms.items()))
+    return tuple(sorted(defines.items())), told, spacing, stop_layer

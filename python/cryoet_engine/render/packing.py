@@ -10,7 +10,7 @@ of the input is in memory at once.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -93,9 +93,9 @@ class Packing:
             )
         return cls(volume, segmentation, transfer, tuple(drawn), bits)
 
-    def binned(self, edge: int) -> Packing:
-        """The same with cubes of `edge` voxels as texels."""
-        z, y, x = (min(edge, n) for n in self.segmentation.shape)
+    def binned(self, edges: Sequence[int]) -> Packing:
+        """The same with boxes of so many voxels (z, y, x) as texels."""
+        z, y, x = (min(edge, n) for edge, n in zip(edges, self.segmentation.shape, strict=True))
         return dataclasses.replace(self, bin=(z, y, x))
 
     @property

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -82,6 +84,7 @@ class Renderer:
         self._scene: Scene | None = None
         self._bricks: BrickMap | None = None
         self._light = LightCache(context, self._programs)
+        self._finer = LightCache(context, self._programs)  # in the making: see refine_light
         self._display = Display(context, self._programs)
         self._transfer: TransferFunction | None = None
         self._raw_colors: Any = None
@@ -92,6 +95,23 @@ class Renderer:
     def unit_A(self) -> float:
         """Length of the renderer's unit in Å."""
         return 1.0 if self._scene is None else self._scene.unit_A
+
+    @property
+    def software(self) -> bool:
+        """Whether Mesa draws on the CPU."""
+        return is_software(self._context)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the scene is on the card at once."""
+        return self._loaded().whole
+
+    @contextmanager
+    def timer(self) -> Iterator[Callable[[], float]]:
+        """The card's own timer around what is drawn within: seconds, once it is over. Means nothing on software."""
+        query = self._context.query(time=True)
+        with query:
+            yield lambda: float(1e-9 * query.elapsed)
 
     @property
     def half_extent(self) -> Vector:
@@ -142,34 +162,40 @@ class Renderer:
         # A card says what it holds by refusing more; then it goes in slabs too.
         budget = max_bytes or (_SOFTWARE_BYTES if software else sys.maxsize)
         depth = packing.shape[0]
-        how = beyond or ("bin" if software and max_bytes is None else "slabs")
-        if packing.bytes_of() > budget or max(packing.shape) > edge:
+        too_large = packing.bytes_of() > budget
+        how = beyond or ("bin" if software and max_bytes is None and too_large else "slabs")
+        if too_large or max(packing.shape) > edge:
             if how == "slabs" and max(packing.shape[1:]) <= edge:
                 depth = min(edge, budget // packing.bytes_of(1))
                 if depth < BRICK + 2:
                     how, depth = "bin", packing.shape[0]
             else:
                 how = "bin"
-            factor = 1
             while how == "bin" and (packing.bytes_of() > budget or max(packing.shape) > edge):
-                factor *= 2
-                packing = packing.binned(factor)
+                # For memory all axes, for a texture's limit the long ones alone.
+                all_axes = packing.bytes_of() > budget
+                packing = packing.binned(
+                    [b * (2 if all_axes or n > edge else 1) for b, n in zip(packing.bin, packing.shape, strict=True)]
+                )
             depth = min(depth, packing.shape[0])
         self._scene = scene = self._allocated(packing, depth, how)
+        packing = scene.packing
         self._bricks = BrickMap(self._context, self._programs, scene)
         self._transfer = transfer
         scene.find_maxima(progress)
         self.notices += scene.notices
         z, y, x = packing.shape
         if max(packing.bin) > 1:
+            by = str(packing.bin[0]) if len(set(packing.bin)) == 1 else " x ".join(map(str, packing.bin))
             self.notices.append(
-                f"binned by {max(packing.bin)} to {z} x {y} x {x} voxels for drawing: the full volume is beyond "
+                f"binned by {by} to {z} x {y} x {x} voxels for drawing: the "
+                "full volume is beyond "
                 + (
                     "the memory allowed for it"
-                    if max_bytes is not None
+                    if too_large and max_bytes is not None
                     else "what software OpenGL draws in reasonable time"
-                    if software
-                    else "the texture limits"
+                    if too_large and software
+                    else f"the texture limit of {edge} voxels along an axis, or the card's memory"
                 )
             )
         if not scene.whole:
@@ -179,24 +205,29 @@ class Renderer:
                 f"or its texture limit of {edge}"
             )
         if scene.nonfinite:
-            self.notices.append(f"{scene.nonfinite} voxels that are not finite were drawn as background")
+            number = str(scene.nonfinite) if scene.whole else "some"
+            self.notices.append(f"{number} voxels that are not finite were drawn as background")
         if not any(transfer.ramps[index].visible for index in packing.drawn):
             self.notices.append("no class is visible: the picture is empty")
         self.timings["upload"] = time.perf_counter() - started
 
     def _allocated(self, packing: Packing, depth: int, how: str) -> Scene:
-        """The textures; in thinner and thinner slabs while the card has no room for them and slabs are wanted."""
+        """The textures; in thinner slabs, or binned further, while the card has no room for them."""
         while True:
             try:
                 return Scene(self._context, self._programs, packing, depth)
             except DeviceError:
-                if how != "slabs" or depth // 2 < BRICK + 2:
+                if how == "slabs" and depth // 2 >= BRICK + 2:
+                    depth //= 2
+                elif how == "bin" and min(packing.shape) >= 4 * BRICK:
+                    packing = packing.binned([2 * edge for edge in packing.bin])
+                    depth = packing.shape[0]
+                else:
                     raise
-                depth //= 2
 
     def release_scene(self) -> None:
         """Give back what the scene holds on the card."""
-        for part in (self._scene, self._bricks, self._light):
+        for part in (self._scene, self._bricks, self._light, self._finer):
             if part is not None:
                 part.release()
         self._scene = self._bricks = self._transfer = None
@@ -372,27 +403,55 @@ class Renderer:
         started = time.perf_counter()
         if bricks.update({**look.defines, "SCALAR": int(scalar)}, matter, listed=listed, layers=layers):
             self._light.forget()
+            self._finer.forget()
             self._done("bricks", started)
         bricks.use()
 
-    def _update_light(self, look: _Look, settings: RenderSettings, stop: int, progress: Progress) -> None:
-        assert self._bricks is not None
+    def _light_wanted(self, look: _Look, settings: RenderSettings, stop: int) -> dict[str, Any]:
+        """What LightCache is to hold."""
         samples = {
             "SKIP": 1,
             "OCCLUSION_SAMPLES": settings.light_occlusion_samples if settings.occlusion > 0 else 0,
             "SHADOW_RAYS": settings.light_shadow_rays if settings.shadow > 0 else 0,
             "SHADOW_STEPS": settings.light_shadow_steps if settings.shadow > 0 else 0,
         }
+        return {
+            "defines": {**look.defines, **samples},
+            "uniforms": {**look.matter, **look.light},
+            "spacing": settings.light_spacing,
+            "stop_layer": stop,
+        }
+
+    def _update_light(self, look: _Look, settings: RenderSettings, stop: int, progress: Progress) -> None:
+        assert self._bricks is not None
         started = time.perf_counter()
-        if self._light.update(
-            self._bricks,
-            {**look.defines, **samples},
-            {**look.matter, **look.light},
-            spacing=settings.light_spacing,
-            stop_layer=stop,
-            progress=progress,
-        ):
+        if self._light.update(self._bricks, **self._light_wanted(look, settings, stop), progress=progress):
             self._done("light", started)
+
+    def refine_light(self, settings: RenderSettings, *, budget_s: float) -> bool:
+        """Work for so long on the light that these settings want, while frames of others are drawn; whether it is done.
+
+        Once done, `accumulate` with these settings finds it there. A window draws with `light_spacing` 4 while things
+        change, and refines to 2 between its frames. Needs a scene that is on the card as a whole.
+        """
+        scene = self._loaded()
+        until = time.perf_counter() + budget_s
+        if settings.mode != "cached" or not scene.whole or not (settings.occlusion > 0 or settings.shadow > 0):
+            return True
+        slab = scene.slabs[0]
+        look = self._look(settings, slab)
+        layers = self._layers(slab)
+        self._update_bricks(look, settings, layers, listed=True)
+        assert self._bricks is not None
+        wanted = self._light_wanted(look, settings, layers[1])
+        if self._bricks.occupied == 0 or self._light.holds(**wanted):
+            return True
+        scene.use()
+        self._finer.update(self._bricks, **wanted, until=until)
+        if self._finer.complete:
+            self._light, self._finer = self._finer, self._light
+            self._finer.release()
+        return self._light.holds(**wanted)
 
     def check_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) of a picture that can be drawn; InputError for any other."""
@@ -470,7 +529,7 @@ class Renderer:
         scene = self._loaded()
         width, height = self.check_size(size)
         count = settings.frames if frames is None else frames
-        wide = wants_float32(settings, first_frame + count)
+        wide = wants_float32(settings, max(settings.frames, first_frame + count))  # frames may come one a call
         if first_frame == 0 or self._picture is None or self._picture.size != (width, height):
             self._allocate(width, height, wide)
         if not scene.whole and settings.mode == "vpt":
@@ -481,7 +540,17 @@ class Renderer:
                 got="vpt in slabs",
                 fix='load(..., beyond="bin"), or another mode',
             )
+        for n, length in zip(settings.slices, scene.packing.segmentation.shape, strict=True):
+            if n is not None and n >= length:
+                expected = f"numbers within the volume, {scene.packing.segmentation.shape}"
+                raise input_error("RenderSettings", "slices", expected=expected, got=settings.slices)
         scene.wanted_halo = self._wanted_halo(settings)
+        if not scene.whole and scene.halo < scene.wanted_halo:
+            thin = (
+                f"light near the slabs' borders is approximate: it looks {scene.halo} slices beyond a slab, "
+                f"and {scene.wanted_halo} are wanted; more memory (--memory) makes slabs thicker"
+            )
+            self.notices += [] if thin in self.notices else [thin]
         every = range(first_frame, first_frame + count)
         # In slabs every frame needs all slabs before it is whole; so they come up anew for every frame.
         slabs = sorted(scene.slabs, key=lambda slab: self._distance_to(camera, slab))
@@ -539,10 +608,6 @@ class Renderer:
         if light == 1:
             self._update_light(look, settings, layers[1], progress)
             self._light.texture.use(4)
-        for n, length in zip(settings.slices, scene.packing.segmentation.shape, strict=True):
-            if n is not None and n >= length:
-                expected = f"numbers within the volume, {scene.packing.segmentation.shape}"
-                raise input_error("RenderSettings", "slices", expected=expected, got=settings.slices)
         at = [None if n is None else scene.from_voxel((n, n, n)) for n in settings.slices]
         shown_slices = any(n is not None for n in settings.slices)
         defines = {
@@ -689,7 +754,7 @@ class Renderer:
     def memory(self) -> list[tuple[str, int]]:
         """What lies on the card: names and bytes."""
         parts: list[tuple[str, int]] = []
-        for part in (self._scene, self._bricks, self._light, self._display):
+        for part in (self._scene, self._bricks, self._light, self._finer, self._display):
             parts += [] if part is None else part.memory()
         for name, texture in (("picture", self._picture), ("frame in slabs", self._frame_state)):
             if texture is not None:

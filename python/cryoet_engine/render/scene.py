@@ -22,7 +22,7 @@ class Scene:
     """The textures that shaders/matter.glsl reads.
 
     depth: slices of texels that the textures hold at a time: all of them, or a slab.
-    nonfinite: voxels that were not finite and count as background.
+    nonfinite: voxels that were not finite and count as background (in slabs, those that two of them hold, twice).
     voxel, half_extent: edges of a texel and half the volume's extent, (x, y, z), in units of a voxel's shortest edge.
     """
 
@@ -143,7 +143,7 @@ class Scene:
         for slab in self.slabs:
             self.nonfinite = 0
             self.make_resident(slab, progress)
-            counted += self.nonfinite if self.whole else 0
+            counted += self.nonfinite
             first = self.first_of(slab)
             for n, texture, maxima in zip(self.packing.components, self.textures, self.maxima, strict=True):
                 program = self._programs.get("cell_max.comp", {"CELL": CELL, "COMPONENTS": n})

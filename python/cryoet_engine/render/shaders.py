@@ -62,6 +62,8 @@ def compose(name: str, defines: Mapping[str, int] | None = None) -> ComposedShad
                 out.append(f"#line {at + 1} {number}")
             else:
                 out.append(line)
+                if line.startswith("#endif"):  # what an include counted may have been skipped
+                    out.append(f"#line {at + 1} {number}")
         return out
 
     return ComposedShader("\n".join(expand(name)) + "\n", tuple(files))

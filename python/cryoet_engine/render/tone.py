@@ -73,14 +73,16 @@ class Display:
         if self._texture is not None and self._texture.size != (width, height):
             self.release()
         if self._texture is None:
-            self._texture = self._context.texture((width, height), 4)
+            texture = self._context.texture((width, height), 4)
             check_allocation(self._context, f"a picture of {width} x {height}")
+            self._texture = texture
         if bloom and not self._glow:
             small = (-(-width // _BLOOM_SCALE), -(-height // _BLOOM_SCALE))
-            self._glow = [self._context.texture(small, 4, dtype="f2") for _ in range(2)]
+            glow = [self._context.texture(small, 4, dtype="f2") for _ in range(2)]
             check_allocation(self._context, "the bloom")
-            for texture in self._glow:
+            for texture in glow:
                 texture.repeat_x = texture.repeat_y = False
+            self._glow = glow
 
     def memory(self) -> list[tuple[str, int]]:
         """Bytes on the card."""
