@@ -28,6 +28,15 @@ from .volume import Float32Array, SoftSegmentation, Triple, Volume
 
 Protein = Literal["dark", "bright"]
 
+#: Ramps by name: left and right end as shares of the way from a ramp's left end to 1 (below 0: towards 0), opacity.
+PRESETS: dict[str, tuple[float, float, float]] = {
+    "automatic": (0.0, 1.0, 1.0),
+    "soft": (-0.5, 1.0, 1.0),
+    "solid": (0.0, 0.35, 1.0),
+    "surface": (0.3, 0.5, 1.0),
+    "translucent": (0.0, 1.0, 0.25),
+}
+
 _VERSION = 1
 _SLAB = 32  # slices read at once: chunked stores are decompressed once, and memory stays flat
 _RAW_SAMPLES = 1_000_000  # voxels looked at to place the raw ramp: percentiles are then good to 0.1 %
@@ -258,6 +267,25 @@ def _estimate_raw(
     return RawRamp(low_pass_sigma_vox=low_pass_sigma_vox, at_zero=float(sign * low), at_one=float(sign * high))
 
 
+def _listed(name: str, content: object) -> list[Any]:
+    if not isinstance(content, list):
+        raise TypeError(f"{name} that are no list")
+    return content
+
+
+def _made(kind: Any, name: str, content: object) -> Any:
+    """A dataclass from a JSON object; TypeError, in a user's words, where the fields are not its own."""
+    if not isinstance(content, dict):
+        raise TypeError(f"{name} that is no object")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    if unknown := sorted(set(content) - set(fields)):
+        raise TypeError(f"{name} with unknown fields: {', '.join(unknown)[:200]}")
+    required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
+    if missing := sorted(required - set(content)):
+        raise TypeError(f"{name} without {', '.join(missing)}")
+    return kind(**content)
+
+
 class ThresholdFit(NamedTuple):
     """a z^2 + b z + c over slices z, and the share of the thresholds' variance that it explains."""
 
@@ -358,6 +386,27 @@ class TransferFunction:
         ramps[index] = dataclasses.replace(ramps[index], **changes)
         return dataclasses.replace(self, ramps=tuple(ramps))
 
+    def with_preset(self, name: str) -> TransferFunction:
+        """A copy in which every visible ramp has a shape of `PRESETS`, from the left end a that it has now.
+
+        automatic: a to 1. soft: a / 2 to 1. solid: opaque 35 % of the way from a to 1 on. surface: a thin layer,
+        from 30 to 50 % of that way. translucent: as automatic, a quarter as opaque.
+
+        Raises InputError for another name.
+        """
+        if name not in PRESETS:
+            raise input_error("TransferFunction", "preset", expected=f"one of {', '.join(PRESETS)}", got=name)
+        first, last, opacity = PRESETS[name]
+
+        def shaped(ramp: Ramp) -> Ramp:
+            a, way = ramp.left, 1 - ramp.left
+            left = a * (1 + first) if first < 0 else a + first * way
+            # Rounded sums may end just above 1, which no ramp may.
+            return dataclasses.replace(ramp, left=left, right=min(a + last * way, 1.0), opacity=opacity)
+
+        ramps = tuple(shaped(ramp) if ramp.visible else ramp for ramp in self.ramps)
+        return dataclasses.replace(self, ramps=ramps)
+
     def threshold_fit(self, name: str) -> ThresholdFit | None:
         """The quadratic through a class's thresholds by slice (paper 1, section 5.1); None with fewer than four."""
         if not self.thresholds:
@@ -374,7 +423,8 @@ class TransferFunction:
 
     def _index(self, name: str) -> int:
         if name not in self.classes:
-            raise input_error("TransferFunction", "class name", expected=f"one of {self.classes}", got=repr(name))
+            expected = f"one of {', '.join(self.classes)}"
+            raise input_error("TransferFunction", "class name", expected=expected, got=name)
         return self.classes.index(name)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -406,6 +456,8 @@ class TransferFunction:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise file_error(path, "content", expected="JSON", got=str(error), fix=fix) from None
+        except RecursionError:
+            raise file_error(path, "content", expected="JSON", got="lists nested too deeply", fix=fix) from None
         except OSError as error:
             raise file_error(path, "file", expected="a readable file", got=error.strerror or error) from None
         return cls.from_json(content, path)
@@ -416,17 +468,18 @@ class TransferFunction:
         fix = "write one with TransferFunction.save"
         if not isinstance(content, dict) or content.get("kind") != "cryoet-engine transfer function":
             raise file_error(path, "kind", expected="a cryoet-engine transfer function", got="another file", fix=fix)
-        if content.get("version") != _VERSION:
-            raise file_error(path, "version", expected=_VERSION, got=content.get("version"), fix=fix)
+        version = content.get("version")
+        if isinstance(version, bool) or version != _VERSION:
+            raise file_error(path, "version", expected=_VERSION, got=json.dumps(version)[:80], fix=fix)
         try:
-            classes = [dict(entry) for entry in content["classes"]]
+            classes = [dict(entry) for entry in _listed("classes", content["classes"])]
             names = tuple(str(entry.pop("name")) for entry in classes)
             raw = content.get("raw")
-            rows = content.get("thresholds", [])
+            rows = [_listed("thresholds", row) for row in _listed("thresholds", content.get("thresholds", []))]
             return cls(
                 classes=names,
-                ramps=tuple(Ramp(**entry) for entry in classes),
-                raw=None if raw is None else RawRamp(**raw),
+                ramps=tuple(_made(Ramp, "a ramp", entry) for entry in classes),
+                raw=None if raw is None else _made(RawRamp, "the raw ramp", raw),
                 thresholds=tuple(tuple(math.nan if v is None else float(v) for v in row) for row in rows),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +172,59 @@ def test_key_frames_come_from_a_file(tmp_path: Path) -> None:
         {"frames": [{"time_s": 0, "settings": {"transparent": True}}]},
         {"frames": [{"time_s": 0, "opacity": {"a": 2}}]},
         {"frames": 3},
+        {"version": True},
+        {"frames": [{"time_s": 0, "speed": 2}]},
+        {"frames": [{"time_s": math.nan}]},
+        {"frames": [{"time_s": 0, "settings": [1]}]},
         {"frames": [3]},
     ):
         (tmp_path / "b.json").write_text(json.dumps(content | wrong))
-        with pytest.raises(CryoETError, match=r"b\.json"):
+        with pytest.raises(CryoETError, match=r"b\.json") as caught:
             load_key_frames(tmp_path / "b.json")
+        assert not any(word in str(caught.value) for word in ("__init__", "NoneType", "keyword", "\n"))
+    (tmp_path / "b.json").write_text("[" * 10**5)
+    with pytest.raises(CryoETError, match="nested too deeply"):
+        load_key_frames(tmp_path / "b.json")
+
+
+def test_a_folder_keeps_transparency_and_a_film_has_none(gl: Any, tmp_path: Path) -> None:
+    clear = dataclasses.replace(QUICK, transparent=True)
+    keys = (KeyFrame(time_s=0), KeyFrame(time_s=1))
+    render_animation(None, scene(), RAMPS, tmp_path / "frames", keys, settings=clear, size=SIZE, fps=1)
+    with Image.open(tmp_path / "frames" / "frame00000.png") as image:
+        alpha = np.asarray(image)[..., 3]
+    assert alpha.min() == 0 and alpha.max() > 200
+    for name in ("a.gif", "a.mp4"):
+        with pytest.raises(CryoETError, match="folder for PNGs"):
+            render_animation(None, scene(), RAMPS, tmp_path / name, keys, settings=clear, size=SIZE)
+
+
+@pytest.mark.parametrize(
+    ("fps", "hundredths", "told"), [(10, 10, False), (24, 4, True), (33, 3, False), (200, 2, True)]
+)
+def test_a_gif_says_how_fast_it_really_is(tmp_path: Path, fps: float, hundredths: int, told: bool) -> None:
+    held: list[int] = []
+
+    def frame(number: int) -> Image.Image:
+        held.append(number)
+        return Image.new("RGB", (8, 8), (20 * number, 255 - 20 * number, 40))
+
+    looks = [(str(number), lambda number=number: frame(number)) for number in range(8)]
+    typical = [looks[number][1] for number in video.palette_frames(8)]
+    notices = video.write_frames(tmp_path / "a.gif", looks, fps=fps, size=(8, 8), typical=typical)
+    assert video.gif_hundredths(fps) == hundredths
+    assert [f"{100 / hundredths:.3g} frames a second" in notice for notice in notices] == [True] * told
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames == 8 and gif.info["duration"] == 10 * hundredths
+    assert len(held) == 16 and video.palette_frames(100) == [0, 12, 25, 37, 50, 62, 75, 87]
+
+
+def test_an_animation_keeps_to_the_memory_allowed(gl: Any, tmp_path: Path) -> None:
+    keys, allowed = (KeyFrame(time_s=0), KeyFrame(time_s=1)), 11 * 16 * 24 * 2
+    told = render_animation(
+        None, scene(), RAMPS, tmp_path / "a", keys, settings=QUICK, size=SIZE, fps=1, max_bytes=allowed
+    )
+    assert any("slabs" in notice for notice in told)
+    render_animation(None, scene(), RAMPS, tmp_path / "b", keys, settings=QUICK, size=SIZE, fps=1)
+    slabs, whole = (np.asarray(Image.open(tmp_path / name / "frame00000.png")).astype(int) for name in "ab")
+    assert np.abs(slabs - whole).mean() < 3 and whole.std() > 5

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from drawing import Scene
-from PIL import Image
+from PIL import Image, ImageFont
 
-from cryoet_engine import CryoETError, TransferFunction
+from cryoet_engine import CryoETError, SoftSegmentation, TransferFunction
 from cryoet_engine.render import RenderSettings, benchmark, figures
-from cryoet_engine.render.annotate import Axes, annotate
-from cryoet_engine.transfer import Ramp
+from cryoet_engine.render.annotate import Axes, annotate, display_color, font_for
+from cryoet_engine.transfer import PRESETS, Ramp
 
 QUICK = RenderSettings(frames=1, light_occlusion_samples=4, light_shadow_rays=1)
 SIZE = (64, 48)
@@ -82,6 +82,51 @@ def test_rivals_are_not_drawn_from_what_ours_saturates(scenes: dict[str, Scene])
         for level in figures._levels(volume, wide, figures._ISO_SHARES)
     ]
     assert shares == pytest.approx(figures._ISO_SHARES, abs=0.02)
+
+
+def test_figures_keep_to_the_memory_allowed(gl: Any, scenes: dict[str, Scene]) -> None:
+    volume, soft, transfer = scenes["spiked_vesicle"]
+    allowed = int(np.prod(volume.shape)) * 8 // 4  # 16 bit, four values a voxel: a quarter of it
+    _, notices = figures.stages(volume, soft, transfer, settings=QUICK, size=SIZE, bits=16, max_bytes=allowed)
+    assert any("binned by 2" in notice for notice in notices)
+
+
+def test_every_letter_of_a_picture_is_known() -> None:
+    for words in (["5 Å"], ["0.5 µm", "Ötzi"], ["β-sheet"]):
+        font = font_for(words, 20)
+        unknown = bytes(font.getmask("\uffff"))
+        assert all(bytes(font.getmask(letter)) != unknown for letter in "".join(words) if letter != " ")
+    assert font_for(["50 nm", "membrane"], 20).getname() == ImageFont.load_default(20).getname()
+    image = Image.new("RGB", (400, 300), "white")
+    annotate(image, scale=0.1, axes=None)  # in Å
+    assert np.asarray(image).std() > 1
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("a", [0.0, 0.3, 0.99])
+def test_a_preset_begins_where_the_ramp_does(name: str, a: float) -> None:
+    hidden, shown = Ramp(left=0.5, visible=False), Ramp(left=a, color=(1, 0, 0))
+    found = TransferFunction(classes=("background", "a"), ramps=(hidden, shown)).with_preset(name)
+    expected = {
+        "automatic": (a, 1),
+        "soft": (a / 2, 1),
+        "solid": (a, a + 0.35 * (1 - a)),
+        "surface": (a + 0.3 * (1 - a), a + 0.5 * (1 - a)),
+        "translucent": (a, 1),
+    }[name]
+    assert (found.ramps[1].left, found.ramps[1].right) == pytest.approx(expected)
+    assert found.ramps[1].opacity == (0.25 if name == "translucent" else 1)
+    assert found.ramps[0] == hidden and found.ramps[1].color == (1, 0, 0)
+    with pytest.raises(CryoETError, match="automatic, soft"):
+        found.with_preset("hard")
+
+
+def test_no_two_of_sixteen_classes_look_the_same() -> None:
+    many = SoftSegmentation(np.zeros((17, 1, 2, 2), np.uint8), tuple("abcdefghijklmnopq"))
+    shown = [display_color(color) for color in many.colors[:16]]
+    apart = [math.dist(a, b) for n, a in enumerate(shown) for b in shown[:n]]
+    assert min(apart) > 35  # on the scale 0 to 255; the least is 50 among all that repeat
+    assert many.colors[16] == many.colors[0]
 
 
 def test_rivals_need_the_raw_volume(scenes: dict[str, Scene]) -> None:

@@ -73,6 +73,7 @@ def test_a_picture_carries_its_session(tmp_path: Path) -> None:
     [
         ({"kind": "shopping list"}, "kind"),
         ({"version": 2}, "version"),
+        ({"version": True}, "version: expected 1, got true"),
         ({"size": [640]}, "size"),
         ({"size": [640, 0]}, "size"),
         ({"size": 5}, "content"),
@@ -80,9 +81,13 @@ def test_a_picture_carries_its_session(tmp_path: Path) -> None:
         ({"region": [[4, 4], [0, 1], [0, 1]]}, "region"),
         ({"hide_dust_nm": -1}, "hide_dust_nm"),
         ({"tomogram": 7}, "content"),
-        ({"segmentation": []}, "segmentation"),
+        ({"segmentation": "proba.zarr"}, 'segmentation: expected a list, got "proba.zarr"'),
+        ({"segmentation": [3]}, "segmentation: expected a file's name, got 3"),
+        ({"region": "abc"}, "region: expected a list"),
+        ({"hide_dust_nm": math.inf}, "Infinity, which is no finite number"),
         ({"surprise": 1}, "surprise"),
         ({"settings": {"zoom": 2}}, "lack"),
+        ({"settings": 3}, "settings: expected an object, got 3"),
         ({"transfer": {}}, "transfer function"),
     ],
 )
@@ -92,6 +97,15 @@ def test_edited_sessions_are_checked(tmp_path: Path, change: dict[str, Any], tol
     with pytest.raises(CryoETError, match=told) as caught:
         Session.load(tmp_path / "a.json")
     assert "a.json" in str(caught.value) and "\n" not in str(caught.value)
+    assert not any(word in str(caught.value) for word in ("Error", "__init__", "NoneType", "str'", "missing=", "True"))
+
+
+def test_a_session_without_a_segmentation_draws_the_raw_volume(tmp_path: Path) -> None:
+    alone = dataclasses.replace(session(tmp_path), segmentation=())
+    alone.save(tmp_path / "a.json")
+    assert Session.load(tmp_path / "a.json").segmentation == ()
+    with pytest.raises(CryoETError, match="segmentation"):
+        dataclasses.replace(alone, settings=RenderSettings())
 
 
 @pytest.mark.parametrize(
@@ -103,6 +117,9 @@ def test_edited_sessions_are_checked(tmp_path: Path, change: dict[str, Any], tol
         ("cuts", [{"normal": [0, 0, 0]}]),
         ("cuts", [3]),
         ("cuts", 3),
+        ("cuts", "z"),
+        ("cuts", [{"normal": [1, 0, 0], "colour": 1}]),
+        ("azimuth_deg", math.nan),
         ("box", {"low_vox": [1, 1, 1], "high_vox": [0, 2, 2], "classes": []}),
         ("box", {"corner": 3}),
         ("frames", 1.5),
@@ -118,10 +135,19 @@ def test_edited_settings_are_checked(tmp_path: Path, name: str, value: Any) -> N
 
 
 def test_files_that_are_no_session(tmp_path: Path) -> None:
-    for name, data in (("a", b""), ("b", b"\xff\xfe"), ("c", b"[1, 2"), ("d", b"[]"), ("e", b'{"kind": NaN}')):
+    for name, data in (
+        ("f", b"[" * 10**5),
+        ("g", b'{"version": 1e999}'),
+        ("a", b""),
+        ("b", b"\xff\xfe"),
+        ("c", b"[1, 2"),
+        ("d", b"[]"),
+        ("e", b'{"kind": NaN}'),
+    ):
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(CryoETError):
+        with pytest.raises(CryoETError) as caught:
             Session.load(tmp_path / name)
+        assert "\n" not in str(caught.value)
     with pytest.raises(CryoETError, match="readable"):
         Session.load(tmp_path / "nowhere.json")
 

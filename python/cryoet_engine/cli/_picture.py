@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..render import Cut, RenderSettings
     from ..render.slices import Axis
     from ..transfer import TransferFunction
-    from ..volume import Region, SoftSegmentation, Volume
+    from ..volume import Grid, Region, SoftSegmentation, Volume
 
 #: Command line option -> RenderSettings field, where nothing but a number is to be said.
 _VIEW = {
@@ -98,7 +98,11 @@ def add_render_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{option}", type=float, metavar="X", help=text)
     for stage in ("occlusion", "shadow", "bloom"):
         group.add_argument(f"--no-{stage}", action="store_true", help=f"without {stage}")
-    group.add_argument("--no-raw", action="store_true", help="do not multiply the classes with the raw volume")
+    group.add_argument(
+        "--raw",
+        action=argparse.BooleanOptionalAction,
+        help="whether to multiply the classes with the raw volume (default: yes)",
+    )
     group = parser.add_argument_group("what is seen")
     group.add_argument("--target", type=_triple, metavar="Z,Y,X", help="voxel in the middle of the picture")
     group.add_argument(
@@ -117,7 +121,13 @@ def add_render_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--title", metavar="TEXT", help="words above the legend")
     for part in ("scale-bar", "legend", "axes"):
-        group.add_argument(f"--no-{part}", action="store_true", help=f"without {part.replace('-', ' ')}")
+        text = f"with or without {part.replace('-', ' ')} (default: with)"
+        group.add_argument(f"--{part}", action=argparse.BooleanOptionalAction, help=text)
+    group = parser.add_argument_group("back from what a session says")
+    group.add_argument("--perspective", action="store_true", help="not orthographic")
+    group.add_argument("--opaque", action="store_true", help="not transparent")
+    group.add_argument("--no-cut", action="store_true", help="without its planes")
+    group.add_argument("--no-box", action="store_true", help="without its box")
     group = parser.add_argument_group("quality")
     group.add_argument("--supersampling", type=int, metavar="N", help="draw N x N pixels for each (1 to 4)")
     group.add_argument("--light-spacing", type=int, metavar="N", help="voxels between points of cached light: 1, 2, 4")
@@ -201,20 +211,73 @@ def settings_of(
     given["leave_out_slices"] = _told(args, "picture_leave_out")
     given["background"] = None if args.background is None else _color(args.background)
     given["cuts"] = None if args.cut is None else tuple(args.cut)
-    given["projection"] = "orthographic" if args.orthographic else None
-    given["transparent"] = args.transparent or None
+    given["projection"] = _either(args, "orthographic", "perspective", "orthographic", "perspective")
+    given["transparent"] = _either(args, "transparent", "opaque", True, False)
     for stage in ("occlusion", "shadow", "bloom"):
         if _told(args, f"no_{stage}"):
             given[stage] = 0.0
-    for option, field in (("no_raw", "multiply_raw"), ("no_scale_bar", "scale_bar"), ("no_legend", "legend")):
-        given[field] = False if _told(args, option) else None
-    given["axes"] = False if _told(args, "no_axes") else None
+    given["multiply_raw"] = _told(args, "raw")
+    given |= {part: _told(args, part) for part in ("scale_bar", "legend", "axes")}
+    if _either(args, "cut", "no_cut", False, True):
+        settings = replace(settings, cuts=())
+    if _either(args, "box", "no_box", False, True):
+        settings = replace(settings, box=None)
     if (box := _told(args, "box")) is not None and shape is not None:
         spans = [(s.indices(n)[0], s.indices(n)[1]) for s, n in zip(box[0], shape, strict=True)]
         (z0, z1), (y0, y1), (x0, x1) = spans
         low, high = (z0 - 0.5, y0 - 0.5, x0 - 0.5), (z1 - 0.5, y1 - 0.5, x1 - 0.5)
         given["box"] = Box(low_vox=low, high_vox=high, classes=box[1])
     return replace(settings, **{name: value for name, value in given.items() if value is not None})
+
+
+def _either(args: argparse.Namespace, one: str, other: str, first: Any, second: Any) -> Any:
+    """What one of two opposite options means, None where neither was given; InputError where both were."""
+    if _told(args, one) and _told(args, other):
+        names = [f"--{name.replace('_', '-')}" for name in (one, other)]
+        raise input_error("render", "options", expected=" or ".join(names), got="both")
+    return first if _told(args, one) else second if _told(args, other) else None
+
+
+def check_classes(args: argparse.Namespace, settings: RenderSettings, classes: Sequence[str]) -> None:
+    """InputError where --hide, a plane or the box names a class that is not there."""
+    wanted = [("--hide", args.hide)]
+    wanted += [("--cut", cut.classes) for cut in settings.cuts]
+    wanted += [("--box", settings.box.classes)] if settings.box else []
+    for option, names in wanted:
+        if unknown := [name for name in names if name not in classes]:
+            raise input_error(option, "classes", expected=f"of {', '.join(classes)}", got=", ".join(unknown))
+
+
+def check_places(settings: RenderSettings, grid: Grid, shape: tuple[int, int, int]) -> None:
+    """InputError for slices, planes or a target that lie beyond what is drawn: `shape` voxels (z, y, x) of a grid."""
+    size = " x ".join(map(str, shape))
+    for axis, number, length in zip("zyx", settings.slices, shape, strict=True):
+        if number is not None and number >= length:
+            expected = f"slice 0 to {length - 1} along {axis}, of a volume of {size} voxels (z, y, x)"
+            raise input_error("--slices", "numbers", expected=expected, got=number)
+    target = settings.target_vox
+    if target is not None and not all(-0.5 <= at <= n - 0.5 for at, n in zip(target, shape, strict=True)):
+        expected = f"a voxel of the volume, which has {size} (z, y, x)"
+        raise input_error("--target", "voxel", expected=expected, got=_numbers(target))
+    for cut in settings.cuts:
+        if cut.point_vox is not None and not _meets(cut, grid, shape):
+            expected = f"a plane through the volume, which has {size} voxels (z, y, x)"
+            got = f"normal {_numbers(cut.normal)} at {_numbers(cut.point_vox)}"
+            raise input_error("--cut", "plane", expected=expected, got=got, fix="it would take all or nothing away")
+
+
+def _meets(cut: Cut, grid: Grid, shape: tuple[int, int, int]) -> bool:
+    """Whether a plane goes through the box of the voxels."""
+    point = cut.point_vox or (0.0, 0.0, 0.0)
+    reach = [
+        (normal * (-0.5 - at) * edge, normal * (n - 0.5 - at) * edge)
+        for normal, at, edge, n in zip(cut.normal, point, grid.voxel_size_A, shape, strict=True)
+    ]
+    return sum(map(min, reach)) <= 0 <= sum(map(max, reach))
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 def _told(args: argparse.Namespace, option: str) -> Any:
@@ -252,13 +315,20 @@ def ramps(
     """Estimate the ramps, or load them."""
     from ..transfer import TransferFunction
 
-    if given := getattr(args, "transfer", None):
+    if given := _told(args, "transfer"):
         transfer = TransferFunction.load(given)
     else:
         background = segmentation.classes[:1]
         transfer = TransferFunction.estimate(
             segmentation, volume, protein=args.protein or "dark", hidden=background, progress=progress
         )
+    return shaped(transfer, args)
+
+
+def shaped(transfer: TransferFunction, args: argparse.Namespace) -> TransferFunction:
+    """Ramps as --preset and --hide want them."""
+    if preset := _told(args, "ramp_preset"):  # "preset" is the network's, in `cryoet run`
+        transfer = transfer.with_preset(preset)
     for name in args.hide:
         transfer = transfer.with_ramp(name, visible=False)
     return transfer

@@ -26,11 +26,11 @@ from .camera import Vector
 from .context import opened_context
 from .interop import egl_device
 from .packing import Bits
-from .picture import draw, drawn_size
+from .picture import draw, drawn_size, notices_of
 from .renderer import Renderer
-from .session import setting
+from .session import as_written, check_fields, listed, parsed, setting
 from .settings import RenderSettings
-from .video import Frame, check_output, write_frames
+from .video import Frame, check_output, palette_frames, write_frames
 
 #: Settings that move; all others jump at their key frame.
 _MOVING = (
@@ -72,16 +72,17 @@ class KeyFrame:
     def __post_init__(self) -> None:
         time = self.time_s
         if isinstance(time, bool) or not isinstance(time, int | float) or not 0 <= time < 1e6:
-            raise input_error("KeyFrame", "time_s", expected="seconds from 0 up", got=repr(time))
-        if not isinstance(self.settings, dict) or not isinstance(self.opacity, dict):
-            raise input_error("KeyFrame", "settings, opacity", expected="objects", got=(self.settings, self.opacity))
+            raise input_error("KeyFrame", "time_s", expected="seconds from 0 up", got=as_written(time))
+        for name in ("settings", "opacity"):
+            if not isinstance(value := getattr(self, name), dict):
+                raise input_error("KeyFrame", name, expected="an object", got=as_written(value))
         known = {f.name for f in dataclasses.fields(RenderSettings)} - set(_FIXED)
         for name in self.settings:
             if name not in known:
                 raise input_error("KeyFrame", "settings", expected=f"of {', '.join(sorted(known))}", got=name)
         for name, value in self.opacity.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-                raise input_error("KeyFrame", f"opacity of {name}", expected="0 to 1", got=repr(value))
+                raise input_error("KeyFrame", f"opacity of {name}", expected="0 to 1", got=as_written(value))
 
 
 def turntable(settings: RenderSettings, seconds: float) -> tuple[KeyFrame, ...]:
@@ -96,21 +97,40 @@ def load_key_frames(path: str | os.PathLike[str]) -> tuple[KeyFrame, ...]:
     {"kind": "cryoet-engine key frames", "version": 1, "frames": [{"time_s": 0, "settings": {...}, "opacity": {...}}]}
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parsed(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise file_error(path, "file", expected="a readable file", got=error.strerror or error) from None
     except ValueError as error:
-        raise file_error(path, "content", expected="JSON", got=str(error)) from None
-    if not isinstance(content, dict) or content.get("kind") != _KIND or content.get("version") != _VERSION:
-        raise file_error(path, "kind, version", expected=(_KIND, _VERSION), got="another file")
+        raise file_error(path, "content", expected="JSON", got=str(error)[:200]) from None
+    if not isinstance(content, dict) or content.get("kind") != _KIND:
+        raise file_error(path, "kind", expected=_KIND, got="another file")
+    version = content.get("version")
+    if isinstance(version, bool) or version != _VERSION:
+        raise file_error(path, "version", expected=_VERSION, got=as_written(version))
     try:
-        frames = []
-        for frame in content["frames"]:
-            settings = {name: setting(name, value) for name, value in frame.get("settings", {}).items()}
-            frames.append(KeyFrame(**{**frame, "settings": settings}))
-        return tuple(frames)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise file_error(path, "frames", expected="time_s, settings, opacity in each", got=str(error)) from None
+        return tuple(_key_frame(entry) for entry in listed("frames", content.get("frames")))
+    except (TypeError, ValueError) as error:
+        raise file_error(path, "frames", expected="time_s, settings, opacity in each", got=error) from None
+
+
+def _key_frame(entry: object) -> KeyFrame:
+    if not isinstance(entry, dict):
+        raise TypeError(f"a frame: expected an object, got {as_written(entry)}")
+    check_fields("a frame", entry, KeyFrame)
+    settings = entry.get("settings", {})
+    if isinstance(settings, dict):
+        settings = {name: setting(name, value) for name, value in settings.items()}
+    return KeyFrame(**{**entry, "settings": settings})
+
+
+def check_key_frames(frames: Sequence[KeyFrame], settings: RenderSettings) -> None:
+    """InputError for key frames that do not follow one another, or that set what `settings` cannot take."""
+    times = [frame.time_s for frame in frames]
+    if len(times) < 2 or any(b <= a for a, b in pairwise(times)):
+        got = f"times {as_written(times)}"
+        raise input_error("Animation", "frames", expected="two or more, each later than the one before", got=got)
+    for frame in frames:
+        dataclasses.replace(settings, **frame.settings)
 
 
 @dataclass(frozen=True)
@@ -122,14 +142,10 @@ class Animation:
     transfer: TransferFunction
 
     def __post_init__(self) -> None:
-        times = [frame.time_s for frame in self.frames]
-        if len(times) < 2 or any(b <= a for a, b in pairwise(times)):
-            raise input_error("Animation", "frames", expected="two or more, each later than the one before", got=times)
+        check_key_frames(self.frames, self.settings)  # wrong values are told now
         for frame in self.frames:
             for name in frame.opacity:
                 self.transfer.ramp(name)  # says which names there are
-        for frame in self.frames:
-            dataclasses.replace(self.settings, **frame.settings)  # wrong values are told now
 
     @property
     def seconds(self) -> float:
@@ -194,12 +210,14 @@ def render_animation(
     size: tuple[int, int] = (1280, 720),
     fps: float = 24.0,
     bits: Bits = 8,
+    max_bytes: int | None = None,
     recipe: str = "",
     progress: Progress = silent,
 ) -> tuple[str, ...]:
     """Draw an animation to a video, a GIF or a folder of PNGs (by the path's ending). Returns the renderer's notices.
 
-    volume, segmentation, transfer, settings, bits: as for `render_image`. frames: key frames, or `turntable(...)`.
+    volume, segmentation, transfer, settings, bits, max_bytes: as for `render_image`.
+    frames: key frames, or `turntable(...)`.
     size: (width, height) in pixels; even for a video. fps: frames a second.
     recipe: what data it is, as text (a session's): a folder of PNGs keeps frames of an interrupted run of the same.
     Where the first and the last key frame differ by whole turns only, the last frame is left out: it loops evenly.
@@ -210,7 +228,7 @@ def render_animation(
     chosen = settings if settings is not None else RenderSettings()
     if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0.1 <= fps <= 240:
         raise input_error("render_animation", "fps", expected="0.1 to 240", got=repr(fps))
-    check_output(path, size)
+    check_output(path, size, transparent=chosen.transparent)
     animation = Animation(tuple(frames), chosen, transfer)
     count = max(1, round(animation.seconds * fps))
     if count > 100_000:
@@ -220,25 +238,42 @@ def render_animation(
         renderer = Renderer(context)
         renderer.check_size(drawn_size(size, chosen))
         renderer.load(
-            volume, segmentation, transfer, bits=bits, keep_hidden=bool(_opacities(animation)), progress=progress
+            volume,
+            segmentation,
+            transfer,
+            bits=bits,
+            keep_hidden=bool(_opacities(animation)),
+            max_bytes=max_bytes,
+            beyond="bin" if any(look.mode == "vpt" for look in _looks(animation)) else None,
+            progress=progress,
         )
         points = _points(renderer, animation)
         data = hashlib.sha256(recipe.encode() + points.tobytes()).hexdigest()
 
+        def look(time: float) -> tuple[str, Frame]:
+            now, ramps = animation.at(time)
+
+            def frame() -> Image.Image:
+                renderer.set_transfer(ramps)
+                return draw(renderer, now, size, camera=renderer.camera_for(points, now, size))
+
+            return _digest(now, ramps, size, bits, data), frame
+
         def drawn() -> Iterator[tuple[str, Frame]]:
             for number, time in enumerate(times):
-                now, ramps = animation.at(time)
-
-                def frame(now: RenderSettings = now, ramps: TransferFunction = ramps) -> Image.Image:
-                    renderer.set_transfer(ramps)
-                    camera = renderer.camera_for(points, now, size)
-                    return draw(renderer, now, size, camera=camera)
-
-                yield _digest(now, ramps, size, bits, data), frame
+                yield look(time)
                 progress("animation", number + 1, len(times))
 
-        write_frames(path, drawn(), fps=fps, size=size)
-        return tuple(dict.fromkeys(renderer.notices))
+        typical = [look(times[number])[1] for number in palette_frames(len(times))]
+        told = write_frames(path, drawn(), fps=fps, size=size, typical=typical)
+        notices = [*notices_of(renderer.notices, *_looks(animation)), *told]
+    return tuple(dict.fromkeys(notices))
+
+
+def _looks(animation: Animation) -> list[RenderSettings]:
+    """The settings at every key frame."""
+    start = animation.frames[0].time_s
+    return [animation.at(frame.time_s - start)[0] for frame in animation.frames]
 
 
 def _points(renderer: Renderer, animation: Animation) -> Vector:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +55,22 @@ def scale_label(length: float, status: VoxelSizeStatus) -> str:
     return text + (" (voxel size estimated)" if status == "estimated" else "")
 
 
+def font_for(words: Iterable[str], size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font of so many pixels that has every letter of these words, or as many as the fonts at hand have.
+
+    Pillow's own font knows little beyond ASCII: no Å, no µ. Where it falls short, all words are set in the one that
+    matplotlib brings.
+    """
+    font = ImageFont.load_default(size)
+    unknown = bytes(font.getmask("\uffff"))
+    letters = {letter for word in words for letter in word if not letter.isspace()}
+    if not isinstance(font, ImageFont.FreeTypeFont) or all(bytes(font.getmask(one)) != unknown for one in letters):
+        return font
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)
+
+
 def annotate(
     image: Image.Image,
     *,
@@ -78,7 +95,12 @@ def annotate(
     size = max(9.0, 0.026 * min(height, 0.75 * width))
     margin = round(1.5 * size)
     draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(size)
+    words = [title, *(entry.name for entry in legend)]
+    bar = scale if scale is not None and math.isfinite(scale) and scale > 0 else None
+    length = 0.0 if bar is None else nice_length(0.22 * width * bar)
+    if bar is not None:
+        words.append(scale_label(length, status))
+    font = font_for(words, size)
 
     def ink(box: tuple[float, float, float, float]) -> tuple[int, ...]:
         """Dark on light, light on dark, by what lies under the text."""
@@ -101,7 +123,7 @@ def annotate(
 
     top = float(margin)
     if title:
-        large = ImageFont.load_default(1.35 * size)
+        large = font_for(words, 1.35 * size)
         draw.text((margin, top), title, font=large, fill=ink((margin, top, width / 2, top + 2 * size)), anchor="lt")
         top += 2.2 * size
     if legend:
@@ -120,11 +142,10 @@ def annotate(
         top += 1.55 * size
     if axes is not None and min(width, height) >= 160:  # on less they would stand in the picture
         _draw_axes(draw, axes, (margin + 2.6 * size, height - margin - 2.6 * size), size, ink)
-    if scale is not None and math.isfinite(scale) and scale > 0:
-        length = nice_length(0.22 * width * scale)
-        pixels = length / scale
+    if bar is not None:
+        pixels = length / bar
         thickness = max(2, round(size / 4.5))
-        text = scale_label(length, status)
+        text = words[-1]
         text_width = draw.textlength(text, font=font)
         right, bottom = width - margin, height - margin
         left = min(right - pixels, right - text_width)

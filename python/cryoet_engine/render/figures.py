@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The paper's figures of any scene: rivals side by side (9), stages (7), raw volume (10), from raw to classes (1, 8).
 
-All panels of a figure come from one renderer, so with one upload, from one camera.
+All panels of a figure come from one renderer, so with one upload, from one camera. What is beyond the memory allowed
+(max_bytes, of the volumes; bits of a value) is binned and not drawn in slabs: path tracing needs the whole.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from .._checks import input_error
 from .._progress import Progress, silent
 from ..transfer import Ramp, TransferFunction, histograms
 from ..volume import SoftSegmentation, Volume
-from .annotate import display_color
+from .annotate import display_color, font_for
 from .camera import Camera
 from .context import opened_context
+from .packing import Bits
 from .picture import draw
 from .renderer import Renderer
 from .settings import RenderSettings
@@ -46,6 +48,8 @@ def compare(
     *,
     settings: RenderSettings,
     size: tuple[int, int] = (2048, 1152),
+    bits: Bits = 8,
+    max_bytes: int | None = None,
     progress: Progress = silent,
 ) -> tuple[Image.Image, tuple[str, ...]]:
     """Figure 9: surfaces at two values, DVR, path tracing, MIP, colour DVR of the raw volume; ours; an orthoslice.
@@ -73,7 +77,7 @@ def compare(
     panels = []
     with opened_context() as context:
         renderer = Renderer(context)
-        renderer.load(volume, segmentation, transfer, beyond="bin", progress=progress)
+        renderer.load(volume, segmentation, transfer, bits=bits, max_bytes=max_bytes, beyond="bin", progress=progress)
         camera = renderer.fit_camera(lit, size)
         for number, (caption, look) in enumerate(steps):
             progress("figure", number, len(steps))
@@ -93,6 +97,8 @@ def stages(
     *,
     settings: RenderSettings,
     size: tuple[int, int] = (1280, 960),
+    bits: Bits = 8,
+    max_bytes: int | None = None,
     progress: Progress = silent,
 ) -> tuple[Image.Image, tuple[str, ...]]:
     """Figures 7 and 10: colour, + occlusion, + shadow and bloom; for two classes and for all; and without raw data.
@@ -109,7 +115,7 @@ def stages(
     if volume is not None and transfer.raw is not None:
         looks.append(("the same, not multiplied by the raw volume", replace(plain, multiply_raw=False)))
     scenes = (("two classes", *foreground(segmentation, transfer)), ("all classes", segmentation, transfer))
-    return _grid(volume, scenes, looks, settings, size, progress)
+    return _grid(volume, scenes, looks, settings, size, bits, max_bytes, progress)
 
 
 def journey(
@@ -119,6 +125,8 @@ def journey(
     *,
     settings: RenderSettings,
     size: tuple[int, int] = (1280, 960),
+    bits: Bits = 8,
+    max_bytes: int | None = None,
     progress: Progress = silent,
 ) -> tuple[Image.Image, tuple[str, ...]]:
     """Figures 1 and 8: the tomogram as a solid block, foreground against background, all classes.
@@ -140,7 +148,16 @@ def journey(
                 ("all classes", segmentation, transfer),
             )
         ):
-            renderer.load(volume, scene, ramps, keep_hidden=number == 0, beyond="bin", progress=progress)
+            renderer.load(
+                volume,
+                scene,
+                ramps,
+                bits=bits,
+                keep_hidden=number == 0,
+                max_bytes=max_bytes,
+                beyond="bin",
+                progress=progress,
+            )
             look = block if number == 0 else plain
             camera = _whole(renderer, plain, size)
             panels.append(Panel(draw(renderer, look, size, camera=camera), caption))
@@ -258,6 +275,8 @@ def _grid(
     looks: Sequence[tuple[str, RenderSettings]],
     settings: RenderSettings,
     size: tuple[int, int],
+    bits: Bits,
+    max_bytes: int | None,
     progress: Progress,
 ) -> tuple[Image.Image, tuple[str, ...]]:
     """Scenes down, looks across; one camera for all."""
@@ -267,7 +286,7 @@ def _grid(
     with opened_context() as context:
         renderer = Renderer(context)
         for row, scene, ramps in scenes[::-1]:
-            renderer.load(volume, scene, ramps, beyond="bin", progress=progress)
+            renderer.load(volume, scene, ramps, bits=bits, max_bytes=max_bytes, beyond="bin", progress=progress)
             camera = camera or renderer.fit_camera(settings, size)
             line = []
             for caption, look in looks:
@@ -337,7 +356,7 @@ def _sheet(panels: Sequence[Panel], *, columns: int, width: int, note: str = "")
     """Panels in rows on white, each with its letter and caption below it."""
     gap = max(8, width // 50)
     letters = max(11.0, width / 36)
-    font = ImageFont.load_default(letters)
+    font = font_for([note, *(panel.caption for panel in panels)], letters)
     line = round(1.9 * letters)
     height = round(panels[0].image.height * width / panels[0].image.width)
     rows = -(-len(panels) // columns)

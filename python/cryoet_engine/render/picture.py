@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +23,8 @@ from .camera import Camera
 from .context import opened_context
 from .interop import egl_device, on_host
 from .packing import BRICK, CELL, Bits, Packing
-from .renderer import Renderer, wants_float32
+from .renderer import _SOFTWARE_BYTES, Renderer, wants_float32
+from .session import draws_raw_alone
 from .settings import RenderSettings
 
 
@@ -101,8 +103,20 @@ def render_image(
         camera = renderer.fit_camera(chosen, size)
         image = draw(renderer, chosen, size, camera=camera, progress=progress)
         depth, ids = renderer.probe(camera, chosen, size) if probed else (None, None)
-        notices = tuple(renderer.notices)
+        notices = notices_of(renderer.notices, chosen)
     return Picture(image, time.perf_counter() - started, notices, depth, ids)
+
+
+def notices_of(notices: Sequence[str], *looks: RenderSettings) -> tuple[str, ...]:
+    """What a person should read, of what the renderer says, which does not know what a picture shows beside classes."""
+    filled = any(draws_raw_alone(look) or any(n is not None for n in look.slices) for look in looks)
+    return tuple(notice for notice in notices if not (filled and "no class is visible" in notice))
+
+
+def background_of(volume: Volume) -> SoftSegmentation:
+    """A segmentation that is background everywhere and takes no memory: with it a raw volume is drawn alone."""
+    certain = np.broadcast_to(np.uint8(255), (1, *volume.shape))
+    return SoftSegmentation(certain, ("background",), **volume.grid())
 
 
 def drawn_size(size: tuple[int, int], settings: RenderSettings) -> tuple[int, int]:
@@ -156,17 +170,25 @@ def memory_plan(
     size: tuple[int, int],
     settings: RenderSettings,
     bits: Bits = 8,
-) -> list[tuple[str, int]]:
-    """What a picture takes on the card, by name, bytes, without OpenGL; the light at most (every brick occupied)."""
-    packing = Packing.plan(volume, segmentation, transfer, bits=bits)
+    max_bytes: int | None = None,
+    whole: bool = False,
+) -> tuple[list[tuple[str, int]], tuple[str, ...]]:
+    """What a picture takes on the card, by name, bytes, without OpenGL; the light at most (every brick occupied).
+
+    max_bytes: of the volumes, as for `render_image`. whole: never in slabs, as figures are drawn.
+    Returns the list, and what a person should read: that it goes in slabs, or is binned.
+    """
+    packing, depth, notices = _fitted(
+        Packing.plan(volume, segmentation, transfer, bits=bits), max_bytes, whole=whole or settings.mode == "vpt"
+    )
     cells, bricks = (
         (-(-packing.shape[0] // n)) * (-(-packing.shape[1] // n)) * (-(-packing.shape[2] // n)) for n in (CELL, BRICK)
     )
     width, height = drawn_size(size, settings)
     lit = settings.mode == "cached" and (settings.occlusion > 0 or settings.shadow > 0)
     points = BRICK // settings.light_spacing + 1
-    return [
-        ("volumes", packing.bytes_of()),
+    plan = [
+        ("volumes", packing.bytes_of(depth)),
         ("cells' largest values", cells * sum(packing.components)),
         ("distances", 2 * cells),
         ("map of bricks", 4 * bricks),
@@ -176,3 +198,30 @@ def memory_plan(
         ("display", 4 * width * height),
         ("bloom", 16 * (-(-width // 4)) * (-(-height // 4)) if settings.bloom > 0 else 0),
     ]
+    return plan, notices
+
+
+def _fitted(packing: Packing, max_bytes: int | None, *, whole: bool) -> tuple[Packing, int, tuple[str, ...]]:
+    """The packing, and the slices of texels at a time, that `Renderer.load` chooses; and what there is to say of it."""
+    slices = packing.shape[0]
+    if max_bytes is None:
+        if packing.bytes_of() <= _SOFTWARE_BYTES:
+            return packing, slices, ()
+        small = _binned_to(packing, _SOFTWARE_BYTES)
+        z, y, x = small.shape
+        note = f"without a graphics card it is binned by {max(small.bin)} to {z} x {y} x {x} voxels"
+        return packing, slices, (f"{note}; a card that has no room for the volumes takes them in slabs",)
+    if packing.bytes_of() <= max_bytes:
+        return packing, slices, ()
+    depth = max_bytes // packing.bytes_of(1)
+    if not whole and depth >= BRICK + 2:
+        return packing, depth, (f"drawn in slabs: at most {depth} of the {slices} slices are on the card at a time",)
+    small = _binned_to(packing, max_bytes)
+    z, y, x = small.shape
+    return small, z, (f"binned by {max(small.bin)} to {z} x {y} x {x} voxels for drawing, for the memory allowed",)
+
+
+def _binned_to(packing: Packing, max_bytes: int) -> Packing:
+    while packing.bytes_of() > max_bytes and max(packing.shape) > 1:
+        packing = packing.binned([2 * edge for edge in packing.bin])
+    return packing

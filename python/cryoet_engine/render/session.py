@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,8 @@ _LARGEST = 2**24  # characters: far above any session, far below what would hurt
 class Session:
     """All that a picture is made of.
 
-    tomogram, segmentation: the files. region: ((first, stop), ...) in voxels, (z, y, x), or None.
+    tomogram, segmentation: the files; no segmentation where the raw volume is drawn alone.
+    region: ((first, stop), ...) in voxels, (z, y, x), or None.
     hide_dust_nm: particles of a smaller diameter are left out; None: none.
     size: (width, height) in pixels. bits: of a value on the card.
     voxel_size_A: edge of a voxel in Å, where the file is wrong; fill: number for voxels that are not finite, or "mean".
@@ -49,12 +52,15 @@ class Session:
 
     def __post_init__(self) -> None:
         def refuse(name: str, expected: str) -> None:
-            raise input_error("Session", name, expected=expected, got=repr(getattr(self, name)))
+            raise input_error("Session", name, expected=expected, got=as_written(getattr(self, name)))
 
         if not isinstance(self.tomogram, str) or not self.tomogram:
             refuse("tomogram", "a file's name")
-        if not self.segmentation or not all(isinstance(name, str) and name for name in self.segmentation):
-            refuse("segmentation", "file names")
+        files: object = self.segmentation  # a name alone would pass as the files of its letters
+        if not isinstance(files, list | tuple) or not all(isinstance(name, str) and name for name in files):
+            refuse("segmentation", "a list of file names")
+        if not files and not draws_raw_alone(self.settings):
+            refuse("segmentation", "one file name or more, unless the raw volume is drawn alone")
         if len(self.size) != 2 or not all(_whole(n) and n > 0 for n in self.size):
             refuse("size", "two whole numbers above 0")
         if self.region is not None and (
@@ -109,29 +115,32 @@ class Session:
         """
         fix = "write one with `cryoet render --save-session`"
         try:
-            content = json.loads(_text_of(path))
+            content = parsed(_text_of(path))
         except ValueError as error:  # undecodable text included
             raise file_error(path, "content", expected="a session", got=str(error)[:200], fix=fix) from None
         if not isinstance(content, dict) or content.get("kind") != KEYWORD:
             raise file_error(path, "kind", expected=f"a {KEYWORD}", got="another file", fix=fix)
-        if content.get("version") != _VERSION:
-            raise file_error(path, "version", expected=_VERSION, got=content.get("version"), fix=fix)
-        wanted = {field.name for field in dataclasses.fields(cls)}
-        given = set(content) - {"kind", "version"}
-        if given != wanted:
-            missing, unknown = sorted(wanted - given), sorted(given - wanted)
-            raise file_error(path, "fields", expected=f"those of version {_VERSION}", got=f"{missing=} {unknown=}")
+        version = content.get("version")
+        if not _whole(version) or version != _VERSION:
+            raise file_error(path, "version", expected=_VERSION, got=as_written(version), fix=fix)
+        try:
+            check_fields("the session", set(content) - {"kind", "version"}, cls)
+        except TypeError as error:
+            raise file_error(path, "fields", expected=f"those of version {_VERSION}", got=error, fix=fix) from None
         folder = Path(path).resolve().parent
         transfer = TransferFunction.from_json(content["transfer"], path)
         try:
             region = content["region"]
             return cls(
-                tomogram=str(folder / content["tomogram"]),
-                segmentation=tuple(str(folder / name) for name in content["segmentation"]),
+                tomogram=str(folder / _text("tomogram", content["tomogram"])),
+                segmentation=tuple(
+                    str(folder / _text("segmentation", name))
+                    for name in listed("segmentation", content["segmentation"])
+                ),
                 transfer=transfer,
                 settings=_settings(content["settings"]),
-                size=(*content["size"],),
-                region=None if region is None else tuple((*pair,) for pair in region),
+                size=listed("size", content["size"]),  # its length is checked when made
+                region=None if region is None else tuple(listed("region", pair) for pair in listed("region", region)),
                 hide_dust_nm=content["hide_dust_nm"],
                 bits=content["bits"],
                 voxel_size_A=content["voxel_size_A"],
@@ -177,26 +186,83 @@ def _text_in_picture(path: str | os.PathLike[str]) -> str:
     return str(text)
 
 
+def draws_raw_alone(settings: RenderSettings) -> bool:
+    """Whether these settings show the raw volume and no class."""
+    return settings.source == "raw" and settings.mode not in ("cached", "reference")
+
+
+def parsed(text: str) -> Any:
+    """What JSON says. ValueError, in a user's words, for anything else and for numbers that are not finite."""
+
+    def refused(name: str) -> Any:
+        raise ValueError(f"{name}, which is no finite number")
+
+    def number(text: str) -> float:
+        value = float(text)
+        return value if math.isfinite(value) else refused(text[:40])
+
+    try:
+        return json.loads(text, parse_constant=refused, parse_float=number)
+    except RecursionError:
+        raise ValueError("lists or objects nested too deeply") from None
+
+
+def as_written(value: object) -> str:
+    """A value as JSON writes it, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def check_fields(where: str, given: Iterable[str], kind: Any) -> None:
+    """Raise TypeError where names are not those of a dataclass's fields, or where one that is needed is missing."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    required = {
+        name
+        for name, field in fields.items()
+        if (field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING) or kind in _WHOLE
+    }
+    names = set(given)
+    if unknown := sorted(names - set(fields)):
+        raise TypeError(f"{where} has unknown fields: {', '.join(unknown)[:200]}")
+    if missing := sorted(required - names):
+        raise TypeError(f"{where} lacks {', '.join(missing)}")
+
+
+def listed(name: str, value: object) -> tuple[Any, ...]:
+    """The items of a JSON list; TypeError for anything else."""
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{name}: expected a list, got {as_written(value)}")
+    return tuple(value)
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{name}: expected a file's name, got {as_written(value)}")
+    return value
+
+
 def _settings(content: object) -> RenderSettings:
     if not isinstance(content, dict):
-        raise TypeError("settings are no object")
-    values = {name: setting(name, value) for name, value in content.items()}
-    missing = sorted({field.name for field in dataclasses.fields(RenderSettings)} - set(values))
-    if missing:
-        raise TypeError(f"settings lack {missing}")
-    return RenderSettings(**values)
+        raise TypeError(f"settings: expected an object, got {as_written(content)}")
+    check_fields("settings", content, RenderSettings)
+    return RenderSettings(**{name: setting(name, value) for name, value in content.items()})
 
 
 def setting(name: str, value: Any) -> Any:
     """A field of RenderSettings from what JSON has in its place. TypeError or ValueError where it is something else."""
     if name == "cuts":
-        return tuple(_made(Cut, cut) for cut in value)
+        return tuple(_made(Cut, "cut", cut) for cut in listed("cuts", value))
     if name == "box" and value is not None:
-        return _made(Box, value)
+        return _made(Box, "box", value)
     return tuple(value) if isinstance(value, list) else value
 
 
-def _made(kind: Any, content: object) -> Any:
+def _made(kind: Any, name: str, content: object) -> Any:
     if not isinstance(content, dict):
-        raise TypeError(f"{kind.__name__.lower()}: expected an object, got {content!r}")
+        raise TypeError(f"{name}: expected an object, got {as_written(content)}")
+    check_fields(name, content, kind)
     return kind(**content)
+
+
+#: What a session has all fields of: a later version's new ones must not be guessed.
+_WHOLE = (Session, RenderSettings)
