@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,7 +26,7 @@ from .bricks import BrickMap
 from .camera import Camera, Vector, direction
 from .context import DeviceError, check_allocation, check_drawn, is_software
 from .light import LightCache
-from .packing import BRICK, CELL, Bits, Packing, check_transfer
+from .packing import BRICK, CELL, Bits, Packing, Slab, check_transfer
 from .scene import Scene
 from .settings import Cut, RenderSettings
 from .shaders import Programs, set_uniforms
@@ -142,6 +142,7 @@ class Renderer:
         keep_hidden: bool = False,
         max_bytes: int | None = None,
         beyond: Literal["slabs", "bin"] | None = None,
+        ahead: Sequence[Slab] = (),
         progress: Progress = silent,
     ) -> None:
         """Bring the scene to the card, slab by slab.
@@ -152,6 +153,7 @@ class Renderer:
         max_bytes: of the textures. A larger scene goes in slabs that are brought up one after another for every
             picture, or is binned by 2, 4, ... (`beyond`; None: slabs on a card or where max_bytes is given,
             binning on software OpenGL); a notice says so.
+        ahead: `Packing.slabs()` of the same, where another thread has made them; used where all of it fits.
         """
         started = time.perf_counter()
         self.release_scene()
@@ -179,6 +181,8 @@ class Renderer:
                 )
             depth = min(depth, packing.shape[0])
         self._scene = scene = self._allocated(packing, depth, how)
+        if scene.whole and max(scene.packing.bin) == 1:
+            scene.ahead = ahead
         packing = scene.packing
         self._bricks = BrickMap(self._context, self._programs, scene)
         self._transfer = transfer
@@ -526,11 +530,34 @@ class Renderer:
         skip_empty = False marches through empty space too (same picture, slower); jitter = False takes the middle
         of every pixel and step. Both are for comparison.
         """
+        count = settings.frames if frames is None else frames
+        for _ in self.marching(
+            camera, settings, size, range(first_frame, first_frame + count), skip_empty, jitter, progress=progress
+        ):
+            pass
+        check_drawn(self._context, "drawing")
+
+    def marching(
+        self,
+        camera: Camera,
+        settings: RenderSettings,
+        size: tuple[int, int],
+        every: range,
+        skip_empty: bool = True,
+        jitter: bool = True,
+        *,
+        band_pixels: int = _BAND_PIXELS,
+        progress: Progress = silent,
+    ) -> Iterator[None]:
+        """`accumulate` in bands of about so many pixels, for a window that has other things to do between them.
+
+        every: numbers of the frames. On a card a frame of the fast modes is one band. The mean is whole when the
+        iterator ends; one that is dropped before leaves a picture to begin anew.
+        """
         scene = self._loaded()
         width, height = self.check_size(size)
-        count = settings.frames if frames is None else frames
-        wide = wants_float32(settings, max(settings.frames, first_frame + count))  # frames may come one a call
-        if first_frame == 0 or self._picture is None or self._picture.size != (width, height):
+        wide = wants_float32(settings, max(settings.frames, every.stop))  # frames may come one a call
+        if every.start == 0 or self._picture is None or self._picture.size != (width, height):
             self._allocate(width, height, wide)
         if not scene.whole and settings.mode == "vpt":
             raise input_error(
@@ -551,19 +578,18 @@ class Renderer:
                 f"and {scene.wanted_halo} are wanted; more memory (--memory) makes slabs thicker"
             )
             self.notices += [] if thin in self.notices else [thin]
-        every = range(first_frame, first_frame + count)
         # In slabs every frame needs all slabs before it is whole; so they come up anew for every frame.
         slabs = sorted(scene.slabs, key=lambda slab: self._distance_to(camera, slab))
         if scene.whole:
-            self._frames_of(slabs[0], camera, settings, every, skip_empty, jitter, progress)
+            yield from self._frames_of(slabs[0], camera, settings, every, skip_empty, jitter, band_pixels, progress)
         else:
             for number in every:
                 self._frame_state.write(bytes(8 * width * height))
                 for slab in slabs:
-                    self._frames_of(slab, camera, settings, range(number, number + 1), skip_empty, jitter, silent)
+                    one = range(number, number + 1)
+                    yield from self._frames_of(slab, camera, settings, one, skip_empty, jitter, band_pixels, silent)
                 self._fold(number)
                 progress("render", number + 1, every.stop)
-        check_drawn(self._context, "drawing")
 
     def _wanted_halo(self, settings: RenderSettings) -> int:
         """Slices beyond a slab that its light looks at."""
@@ -592,8 +618,9 @@ class Renderer:
         every: range,
         skip_empty: bool,
         jitter: bool,
+        band_pixels: int,
         progress: Progress,
-    ) -> None:
+    ) -> Iterator[None]:
         scene, transfer = self._loaded(), self._transfer
         assert transfer is not None
         scene.make_resident(slab, progress)
@@ -603,11 +630,11 @@ class Renderer:
         cached = settings.mode == "cached" and lit
         layers = self._layers(slab)
         self._update_bricks(look, settings, layers, listed=cached)
-        scene.use()
         light = 2 if inline and lit else int(cached and self._bricks is not None and self._bricks.occupied > 0)
         if light == 1:
+            self._use_scene(False)
             self._update_light(look, settings, layers[1], progress)
-            self._light.texture.use(4)
+        self._use_scene(light == 1)
         at = [None if n is None else scene.from_voxel((n, n, n)) for n in settings.slices]
         shown_slices = any(n is not None for n in settings.slices)
         defines = {
@@ -656,13 +683,17 @@ class Renderer:
         target.bind_to_image(0, read=True, write=True)
         # Short enough for a watchdog and for Ctrl-C, where a frame takes long.
         long = is_software(self._context) or settings.mode in _WIDE
-        band = max(8, _BAND_PIXELS // width // 8 * 8) if long else height
+        band = max(8, band_pixels // width // 8 * 8) if long else height
         for frame in every:
             started = time.perf_counter()
             # The first two of the seven dimensions of random.glsl's sequence.
             shift = ((0.5 + frame * 0.9115923534820549) % 1, (0.5 + frame * 0.8310006189269519) % 1)
             set_uniforms(program, {"frame": frame, "pixel_shift": shift if jitter else (0.5, 0.5)})
             for row in range(0, height, band):
+                if row:
+                    yield  # others may bind what they like meanwhile
+                    target.bind_to_image(0, read=True, write=True)
+                    self._use_scene(light == 1)
                 set_uniforms(program, {"first_row": row})
                 program.run(-(-width // 8), -(-min(band, height - row) // 8))
                 if long:
@@ -670,6 +701,17 @@ class Renderer:
             self._context.memory_barrier()
             self._done("march", started)
             progress("render", frame + 1, every.stop)
+            yield
+
+    def _use_scene(self, light: bool) -> None:
+        """Bind what a march reads; others may have used the units since."""
+        assert self._bricks is not None
+        self._loaded().use()
+        self._bricks.use()
+        if self._raw_colors is not None:
+            self._raw_colors.use(3)
+        if light:
+            self._light.texture.use(4)
 
     def _fold(self, number: int) -> None:
         """A frame that was put together in slabs joins the mean."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from .._progress import Progress, silent
 from .camera import Vector
 from .context import check_allocation
 from .interop import NoInterop, notice, open_upload
-from .packing import BRICK, CELL, Packing
+from .packing import BRICK, CELL, Packing, Slab
 from .shaders import Programs, set_uniforms
 
 _DTYPES = {8: "f1", 16: "nu2"}
@@ -22,6 +23,7 @@ class Scene:
     """The textures that shaders/matter.glsl reads.
 
     depth: slices of texels that the textures hold at a time: all of them, or a slab.
+    ahead: the packing's slabs, where they are made already.
     nonfinite: voxels that were not finite and count as background (in slabs, those that two of them hold, twice).
     voxel, half_extent: edges of a texel and half the volume's extent, (x, y, z), in units of a voxel's shortest edge.
     """
@@ -32,6 +34,7 @@ class Scene:
         self.notices = [refused] if refused else []
         self.packing = packing
         self.depth = depth
+        self.ahead: Sequence[Slab] = ()
         self.nonfinite = 0
         grid = packing.volume if packing.volume is not None else packing.segmentation
         edges = np.array(grid.voxel_size_A[::-1])
@@ -108,7 +111,7 @@ class Scene:
             self._resident = first
             return
         _, y, x = self.packing.shape
-        for part in self.packing.slabs(first, first + self.depth):
+        for part in self.ahead or self.packing.slabs(first, first + self.depth):
             thickness = part.textures[0].shape[0]
             for texture, content in zip(self.textures, part.textures, strict=True):
                 view = (0, 0, part.first - first, x, y, thickness)
@@ -116,7 +119,7 @@ class Scene:
             self.nonfinite += part.nonfinite
             progress("upload", part.first - first + thickness, self.depth)
         check_allocation(self._context, "the upload of the volume")
-        self._resident = first
+        self._resident, self.ahead = first, ()
 
     def _upload_by_cuda(self, first: int) -> bool:
         """Fill the textures from arrays on the card; False where there are none or where that is refused."""
