@@ -28,6 +28,7 @@ COMMANDS = {
     "segment": "soft segmentation of a tomogram by a trained network, tile by tile",
     "evaluate": "scores of a segmentation against the truth: F1, IoU, surface Dice, calibration",
     "render": "a picture of a tomogram and its segmentation",
+    "view": "a window: draw strokes, watch labels grow, tune ramps and light, save the picture",
     "run": "all of it: strokes to pseudo labels, network, segmentation, picture and report",
     "bench": "how fast pictures are drawn here, beside the paper's table",
     "export": "a soft segmentation as one MRC file a class",

@@ -118,6 +118,15 @@ class Renderer:
         """Half the volume's extent, (x, y, z), in the renderer's unit."""
         return self._loaded().half_extent
 
+    def position_of(self, point_vox: Triple) -> Vector:
+        """Position (x, y, z) in the renderer's unit of a point (z, y, x) in voxels."""
+        return self._loaded().from_voxel(point_vox)
+
+    def voxel_at(self, position: Vector) -> Vector:
+        """The point (z, y, x) in voxels at a position (x, y, z): `position_of` the other way."""
+        scene = self._loaded()
+        return np.asarray(((position + scene.half_extent) / scene.voxel - 0.5)[::-1])
+
     @property
     def voxel_size_status(self) -> VoxelSizeStatus:
         """How well the voxel size of what is loaded is known."""

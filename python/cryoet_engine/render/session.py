@@ -37,6 +37,7 @@ class Session:
     hide_dust_nm: particles of a smaller diameter are left out; None: none.
     size: (width, height) in pixels. bits: of a value on the card.
     voxel_size_A: edge of a voxel in Å, where the file is wrong; fill: number for voxels that are not finite, or "mean".
+    strokes: a file of strokes that the viewer opens with it; not in the picture.
     """
 
     tomogram: str
@@ -49,6 +50,7 @@ class Session:
     bits: Bits = 8
     voxel_size_A: float | None = None
     fill: str | None = None
+    strokes: str | None = None
 
     def __post_init__(self) -> None:
         def refuse(name: str, expected: str) -> None:
@@ -77,6 +79,9 @@ class Session:
         fill: object = self.fill
         if fill is not None and not isinstance(fill, str):
             refuse("fill", "a number as text, or mean")
+        strokes: object = self.strokes
+        if strokes is not None and not (isinstance(strokes, str) and strokes):
+            refuse("strokes", "a file's name, or null")
         if self.bits not in (8, 16) or isinstance(self.bits, bool):
             refuse("bits", "8 or 16")
 
@@ -93,6 +98,7 @@ class Session:
             "bits": self.bits,
             "voxel_size_A": self.voxel_size_A,
             "fill": self.fill,
+            "strokes": None if self.strokes is None else _named_from(folder, self.strokes),
             "settings": dataclasses.asdict(self.settings),
             "transfer": self.transfer.to_json(),
         }
@@ -123,11 +129,13 @@ class Session:
         version = content.get("version")
         if not _whole(version) or version != _VERSION:
             raise file_error(path, "version", expected=_VERSION, got=as_written(version), fix=fix)
+        content.setdefault("strokes", None)  # sessions of before there was a viewer
         try:
             check_fields("the session", set(content) - {"kind", "version"}, cls)
         except TypeError as error:
             raise file_error(path, "fields", expected=f"those of version {_VERSION}", got=error, fix=fix) from None
         folder = Path(path).resolve().parent
+        strokes = content["strokes"]
         transfer = TransferFunction.from_json(content["transfer"], path)
         try:
             region = content["region"]
@@ -145,6 +153,7 @@ class Session:
                 bits=content["bits"],
                 voxel_size_A=content["voxel_size_A"],
                 fill=content["fill"],
+                strokes=None if strokes is None else str(folder / _text("strokes", strokes)),
             )
         except (TypeError, ValueError, AttributeError) as error:
             raise file_error(path, "content", expected="complete, valid fields", got=str(error), fix=fix) from None

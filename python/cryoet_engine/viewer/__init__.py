@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""A window on a tomogram: draw strokes, watch the pseudo labels grow."""
+"""The window: strokes on slices, labels that grow as one draws, ramps and light, pictures (`cryoet view`)."""

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: MIT
+"""A GLFW window with an OpenGL 4.3 context and Dear ImGui in it."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._checks import MissingDependencyError, message
+
+HEADLESS = "without a display: `cryoet render` draws the same pictures, and reads the viewer's sessions"
+_ACTIVE_S = 0.4  # redraw at full rate for so long after an event: ImGui fades and settles
+_IDLE_S = 0.2  # then as rarely as this, which also is how late a result of background work can be seen
+
+
+def load_libraries() -> tuple[Any, Any, Any]:
+    """glfw, imgui, implot. imgui-bundle first: it brings a GLFW of its own, and two copies in a process crash."""
+    try:
+        from imgui_bundle import imgui, implot  # isort: skip
+        import glfw
+    except ImportError as error:
+        fix = 'pip install "cryoet-engine[viewer]"'
+        raise MissingDependencyError(
+            message("viewer", "libraries", expected="glfw and imgui-bundle", got=str(error), fix=fix)
+        ) from None
+    return glfw, imgui, implot
+
+
+class Window:
+    """Opens at once. `run` draws until it is closed.
+
+    context: moderngl's. scale: pixels of a font's pixel on this monitor. longest_stall_s: between two frames that
+    followed each other without a pause, since it was last set to 0. frame_s: mean time of late frames.
+    """
+
+    def __init__(self, title: str, size: tuple[int, int]) -> None:
+        self.glfw, self.imgui, self.implot = load_libraries()
+        glfw = self.glfw
+        self._errors: list[str] = []
+        glfw.set_error_callback(lambda _, text: self._errors.append(text.decode(errors="replace")))
+        if not glfw.init():
+            raise self._refused("a display", "; ".join(self._errors) or "none")
+        for hint, value in (
+            (glfw.CONTEXT_VERSION_MAJOR, 4),
+            (glfw.CONTEXT_VERSION_MINOR, 3),
+            (glfw.OPENGL_PROFILE, glfw.OPENGL_CORE_PROFILE),
+            (glfw.SCALE_TO_MONITOR, glfw.TRUE),
+        ):
+            glfw.window_hint(hint, value)
+        self._window = glfw.create_window(*size, title, None, None)
+        if not self._window:
+            reason = "; ".join(self._errors) or "no window"
+            glfw.terminate()
+            raise self._refused("OpenGL 4.3 in a window", reason)
+        glfw.make_context_current(self._window)
+        glfw.swap_interval(1)
+        import moderngl
+
+        self.context = moderngl.create_context(require=430)
+        self.scale = float(glfw.get_window_content_scale(self._window)[0])
+        self.dropped: list[str] = []
+        self.longest_stall_s = 0.0
+        self.frame_s = 0.0
+        self.on_close: Callable[[], bool] = lambda: True
+        self._awake_until = 0.0
+        self._start_imgui()
+        glfw.set_drop_callback(self._window, lambda _, paths: self.dropped.extend(paths))
+
+    @staticmethod
+    def _refused(expected: str, got: str) -> MissingDependencyError:
+        return MissingDependencyError(message("viewer", "display", expected=expected, got=got, fix=HEADLESS))
+
+    def _start_imgui(self) -> None:
+        import matplotlib
+
+        imgui = self.imgui
+        imgui.create_context()
+        self.implot.create_context()
+        io = imgui.get_io()
+        io.set_ini_filename("")
+        io.config_flags |= imgui.ConfigFlags_.docking_enable
+        io.config_windows_move_from_title_bar_only = True
+        # ImGui's own font has no Å, no µ; this one comes with matplotlib.
+        font = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+        io.fonts.add_font_from_file_ttf(str(font), 14.0)
+        style = imgui.get_style()
+        style.scale_all_sizes(self.scale)
+        style.font_scale_dpi = self.scale
+        address = ctypes.cast(self._window, ctypes.c_void_p).value
+        imgui.backends.glfw_init_for_opengl(address, True)
+        imgui.backends.opengl3_init("#version 430")
+
+    def theme(self, name: str) -> None:
+        """ "dark" or "light"."""
+        imgui, implot = self.imgui, self.implot
+        (imgui.style_colors_dark if name == "dark" else imgui.style_colors_light)()
+        (implot.style_colors_dark if name == "dark" else implot.style_colors_light)()
+        style = imgui.get_style()
+        style.frame_rounding = style.grab_rounding = 3 * self.scale
+        style.window_rounding = 0
+
+    def set_title(self, title: str) -> None:
+        """Of the window."""
+        self.glfw.set_window_title(self._window, title)
+
+    def wake(self) -> None:
+        """Draw at full rate for a while."""
+        self._awake_until = time.perf_counter() + _ACTIVE_S
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels."""
+        width, height = self.glfw.get_framebuffer_size(self._window)
+        return int(width), int(height)
+
+    def clipboard(self, text: str) -> None:
+        """Put text on the clipboard."""
+        self.glfw.set_clipboard_string(self._window, text)
+
+    def close(self) -> None:
+        """Leave `run` after this frame, asking nobody."""
+        self.on_close = lambda: True
+        self.glfw.set_window_should_close(self._window, True)
+
+    def run(self, frame: Callable[[], bool]) -> None:
+        """Call `frame`, which draws ImGui's windows and says whether it wants another call at once, and show it."""
+        glfw, imgui = self.glfw, self.imgui
+        last, paused = time.perf_counter(), True
+        busy = True
+        while True:
+            if busy or time.perf_counter() < self._awake_until:
+                glfw.poll_events()
+            else:
+                began = time.perf_counter()
+                glfw.wait_events_timeout(_IDLE_S)
+                paused = True
+                if time.perf_counter() - began < 0.9 * _IDLE_S:  # something happened
+                    self.wake()
+            if glfw.window_should_close(self._window):
+                if self.on_close():
+                    break
+                glfw.set_window_should_close(self._window, False)
+            now = time.perf_counter()
+            if not paused:
+                self.longest_stall_s = max(self.longest_stall_s, now - last)
+                self.frame_s = 0.9 * self.frame_s + 0.1 * (now - last)
+            last, paused = now, False
+            imgui.backends.opengl3_new_frame()
+            imgui.backends.glfw_new_frame()
+            imgui.new_frame()
+            busy = frame()
+            imgui.render()
+            self.context.screen.use()
+            self.context.viewport = (0, 0, *self.size)
+            self.context.screen.clear(0.1, 0.1, 0.1)
+            imgui.backends.opengl3_render_draw_data(imgui.get_draw_data())
+            self._after_drawing()
+            glfw.swap_buffers(self._window)
+
+    def _after_drawing(self) -> None:
+        """For `grab`."""
+        for take in self._wanted:
+            take(self._pixels())
+        self._wanted.clear()
+
+    _wanted: list[Callable[[npt.NDArray[np.uint8]], None]] = []  # noqa: RUF012 (one window a process)
+
+    def grab(self, take: Callable[[npt.NDArray[np.uint8]], None]) -> None:
+        """Hand the whole window's pixels, (height, width, 3), to `take` once this frame is drawn."""
+        self._wanted.append(take)
+
+    def _pixels(self) -> npt.NDArray[np.uint8]:
+        width, height = self.size
+        data = self.context.screen.read(viewport=(0, 0, width, height), components=3, alignment=1)
+        return np.frombuffer(data, np.uint8).reshape(height, width, 3)[::-1].copy()
+
+    def release(self) -> None:
+        """Give window and context back."""
+        imgui = self.imgui
+        imgui.backends.opengl3_shutdown()
+        imgui.backends.glfw_shutdown()
+        self.implot.destroy_context()
+        imgui.destroy_context()
+        self.glfw.terminate()
