@@ -722,6 +722,8 @@ class Viewer:
             self.open_any(self.window.dropped.pop(0))
         document = self.document
         planes = document.visible_planes if document is not None else ()
+        # First: it may give back a texture, which ImGui must not have been told of in this frame.
+        busy = document is not None and self.scene.advance(document, time.perf_counter())
         self._menus()
         self._layout()
         self._windows()
@@ -734,7 +736,6 @@ class Viewer:
                 self.live.look_at(document.visible_planes)
             self._follow_slices(document)
         self._note_step()
-        busy = document is not None and self.scene.advance(document, time.perf_counter())
         return self._by_itself() or busy
 
     def _follow_slices(self, document: Document) -> None:

@@ -226,11 +226,14 @@ def _ramp_plot(viewer: Viewer, name: str, ramp: Ramp, counts: Any) -> None:
     imgui, implot = viewer.imgui, viewer.implot
     flags, axis = implot.Flags_, implot.AxisFlags_
     bare = axis.no_label | axis.no_grid_lines | axis.lock
-    height = 5.2 * imgui.get_font_size()
-    if not implot.begin_plot("##ramp", (-1, height), flags.no_legend | flags.no_mouse_text | flags.no_menus):
+    height = 5.0 * imgui.get_font_size()
+    implot.push_style_var(implot.StyleVar_.plot_padding, (6.0, 4.0))
+    shown = implot.begin_plot("##ramp", (-1, height), flags.no_legend | flags.no_mouse_text | flags.no_menus)
+    implot.pop_style_var()
+    if not shown:
         return
     implot.setup_axes("", "", bare, bare | axis.no_tick_labels | axis.no_tick_marks)
-    implot.setup_axes_limits(0.0, 1.0, 0.0, 1.08, implot.Cond_.always if hasattr(implot.Cond_, "always") else 1)
+    implot.setup_axes_limits(0.0, 1.0, 0.0, 1.08, implot.Cond_.always)
     tall = np.log1p(np.asarray(counts, float))
     tall = np.ascontiguousarray(tall / max(float(tall.max()), 1e-9))
     middles = (np.arange(len(tall)) + 0.5) / len(tall)

@@ -83,6 +83,7 @@ class ScenePane:
     def load(self, volume: Volume, scene: Scene) -> None:
         """Bring another scene to the card."""
         self._work, self.failed = None, ""
+        _ = self._context.error  # what ImGui may have left is not this renderer's
         try:
             self._renderer.load(
                 volume, scene.segmentation, scene.transfer, keep_hidden=True, ahead=scene.ahead, beyond="bin"
