@@ -25,7 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", metavar="STROKES", help="strokes: 0 unlabelled, 1, 2, ... the classes")
     parser.add_argument("--classes", metavar="A,B,...", help="names of the classes, background first")
     parser.add_argument("--segmentation", nargs="+", metavar="FILE", help="OME-Zarr, or one MRC a class")
-    parser.add_argument("--session", metavar="FILE", help="a session, or a picture that carries one")
+    parser.add_argument(
+        "--session",
+        metavar="FILE",
+        help="a session, or a picture that carries one; TOMO beside it is opened in its place",
+    )
     parser.add_argument("--size", type=pixel_size, default=(1440, 900), metavar="WxH", help="of the window")
     parser.add_argument(
         "--screenshot", metavar="PNG", help="save a picture of the window when 3D is finished, and quit"
@@ -41,11 +45,9 @@ def run(args: argparse.Namespace) -> None:
 
     from ..viewer import app
 
-    if args.session and args.tomogram:
-        raise input_error("view", "TOMO", expected="none beside --session, which names its own", got=args.tomogram)
     for option in ("labels", "segmentation"):
-        if getattr(args, option) and not args.tomogram:
-            raise input_error("view", f"--{option}", expected="TOMO beside it", got="none")
+        if getattr(args, option) and not (args.tomogram or args.session):
+            raise input_error("view", f"--{option}", expected="TOMO, or --session, beside it", got="none")
     for path in (args.tomogram, args.labels, args.session, *(args.segmentation or ())):
         if path and not Path(path).exists():
             raise input_error("view", "file", expected="one that is there", got=path)

@@ -109,7 +109,7 @@ def render_image(
 
 def notices_of(notices: Sequence[str], *looks: RenderSettings) -> tuple[str, ...]:
     """What a person should read, of what the renderer says, which does not know what a picture shows beside classes."""
-    filled = any(draws_raw_alone(look) or any(n is not None for n in look.slices) for look in looks)
+    filled = any(draws_raw_alone(look) for look in looks)
     return tuple(notice for notice in notices if not (filled and "no class is visible" in notice))
 
 

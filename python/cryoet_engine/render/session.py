@@ -196,8 +196,9 @@ def _text_in_picture(path: str | os.PathLike[str]) -> str:
 
 
 def draws_raw_alone(settings: RenderSettings) -> bool:
-    """Whether these settings show the raw volume and no class."""
-    return settings.source == "raw" and settings.mode not in ("cached", "reference")
+    """Whether these settings show something of the raw volume where there is no class: itself, or its slices."""
+    lit = settings.mode in ("cached", "reference")
+    return (settings.source == "raw" and not lit) or any(n is not None for n in settings.slices)
 
 
 def parsed(text: str) -> Any:

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,9 @@ from .. import io
 from .._checks import CryoETError
 from .._progress import Progress
 from ..io.volumes import named_format
-from ..render.picture import save_image
+from ..render.animation import KeyFrame, render_animation, turntable
+from ..render.picture import render_image, save_image
+from ..render.session import KEYWORD as SESSION
 from ..render.session import Session
 from ..render.settings import RenderSettings
 from ..transfer import TransferFunction
@@ -94,6 +97,9 @@ class Viewer:
         self.dust_nm = 0.0
         self.slices_in_3d = False
         self.model_path, self.train_steps = "", 500
+        self.picture_size = (1920, 1080)
+        self.turn_s, self.key_step_s, self.fps = 6.0, 2.0, 24.0
+        self.key_frames: list[KeyFrame] = []
         self.scene = ScenePane(window.context)
         self.slices = [SlicePane(window.context, axis) for axis in range(3)]
         self.browser = files.Browser()
@@ -112,7 +118,7 @@ class Viewer:
         window.theme(self._theme)
         window.on_close = self._may_close
         if start.session:
-            self.open_session(start.session)
+            self.open_session(start.session, start.tomogram)
         elif start.tomogram:
             self.open_tomogram(start.tomogram)
 
@@ -260,14 +266,14 @@ class Viewer:
 
     _plain: SoftSegmentation | None = None  # before dust was hidden
 
-    def open_session(self, path: str) -> None:
-        """Everything that `save_session`, or `cryoet render --save-session`, wrote."""
+    def open_session(self, path: str, tomogram: str | None = None) -> None:
+        """All that `save_session`, or `cryoet render --save-session`, wrote; with another tomogram if one is named."""
         session = self._asked_for(lambda: Session.load(path))
         if session is None:
             return
         self._opening_session = session
         self.dust_nm = session.hide_dust_nm or 0.0
-        self.open_tomogram(session.tomogram)
+        self.open_tomogram(tomogram or session.tomogram)
 
     def open_any(self, path: str) -> None:
         """A dropped file: session, segmentation, strokes or tomogram, by what it is."""
@@ -592,40 +598,80 @@ class Viewer:
 
     def save_picture(self, path: str, size: tuple[int, int]) -> None:
         """The 3D view at any size, drawn beside the window as `cryoet render` draws it."""
-        from ..render.picture import render_image
-
         document = self.document
         if document is None or document.scene is None or document.transfer is None:
             return
         settings = self.scene.absolute(document, size)
         volume, segmentation, transfer = document.volume, document.scene.segmentation, document.transfer
         path = path if Path(path).suffix else path + ".png"
+        # What lies in no file cannot be named by a session.
+        again = document.session(settings, size) if document.scene.files or not document.has_classes else None
 
         def work(progress: Progress) -> str:
             drawn = render_image(volume, segmentation, transfer, size=size, settings=settings, progress=progress)
-            drawn.save(path)
-            return path
+            drawn.save(path, text={} if again is None else {SESSION: again.text(path)})
+            return "; ".join([f"saved {path}", *drawn.notices])
 
-        self.jobs.start("picture", work, lambda written: self.say(f"saved {written}"))
+        self.jobs.start("picture", work, self.say)
 
-    def save_turntable(self, path: str, seconds: float, size: tuple[int, int]) -> None:
-        """A turn as video, GIF or folder of PNGs."""
-        from ..render.animation import render_animation, turntable
-
+    def save_video(self, path: str, frames: Sequence[KeyFrame]) -> None:
+        """Key frames, or a turn, as a video, a GIF or a folder of PNGs, drawn beside the window."""
         document = self.document
         if document is None or document.scene is None or document.transfer is None:
             return
+        size, fps = self.picture_size, self.fps
         settings = self.scene.absolute(document, size)
         volume, segmentation, transfer = document.volume, document.scene.segmentation, document.transfer
 
         def work(progress: Progress) -> str:
-            frames = turntable(settings, seconds)
-            render_animation(
-                volume, segmentation, transfer, path, frames, settings=settings, size=size, progress=progress
+            notices = render_animation(
+                volume,
+                segmentation,
+                transfer,
+                path,
+                frames,
+                settings=settings,
+                size=size,
+                fps=fps,
+                progress=progress,
             )
-            return path
+            return "; ".join([f"saved {path}", *notices])
 
-        self.jobs.start("video", work, lambda written: self.say(f"saved {written}"))
+        self.jobs.start("video", work, self.say)
+
+    def ask_turntable(self) -> None:
+        """Once around, to a file."""
+        document = self.document
+        if document is None or document.scene is None:
+            return
+        frames = turntable(self.scene.absolute(document, self.picture_size), self.turn_s)
+        self._ask_video(frames, "turn.gif")
+
+    def ask_key_frames(self) -> None:
+        """The key frames, to a file."""
+        self._ask_video(tuple(self.key_frames), "animation.gif")
+
+    def _ask_video(self, frames: Sequence[KeyFrame], proposal: str) -> None:
+        self.browse(
+            "Save as .gif, .mp4, .webm, or a folder of PNGs",
+            lambda path: self.save_video(path, frames),
+            proposal=proposal,
+        )
+
+    def add_key_frame(self) -> None:
+        """The view as it is now, some seconds after the last one."""
+        document = self.document
+        if document is None or document.scene is None or document.transfer is None:
+            return
+        settings = self.scene.absolute(document, self.picture_size)
+        fixed = ("projection", "supersampling", "transparent")
+        fields = {f.name: getattr(settings, f.name) for f in dataclass_fields(settings) if f.name not in fixed}
+        opacity = {
+            name: ramp.opacity * ramp.visible
+            for name, ramp in zip(document.transfer.classes[1:], document.transfer.ramps[1:], strict=True)
+        }
+        time_s = self.key_frames[-1].time_s + self.key_step_s if self.key_frames else 0.0
+        self.key_frames.append(KeyFrame(time_s=time_s, settings=fields, opacity=opacity))
 
     def screenshot(self, path: str) -> None:
         """The whole window as it is."""
@@ -779,6 +825,7 @@ class Viewer:
             ("Ramps", panels.ramps),
             ("Light", panels.light),
             ("View", panels.view),
+            ("Pictures", panels.pictures),
             ("Networks", panels.networks),
         )
         for name, panel in shown:
@@ -830,6 +877,7 @@ class Viewer:
             ("Ramps", right),
             ("Light", right),
             ("View", right),
+            ("Pictures", right),
             ("Networks", right),
             (self.slices[0].name, upper_left),
             ("3D", upper_right),
@@ -871,13 +919,9 @@ class Viewer:
                 self.browse("Export as OME-Zarr (.zarr) or a folder of MRC", self.export, proposal="labels.zarr")
             imgui.separator()
             if item("Save 3D picture...", "Ctrl+P", document is not None and document.scene is not None):
-                self._ask_picture()
+                self.ask_picture()
             if item("Save turntable...", "", document is not None and document.scene is not None):
-                self.browse(
-                    "Save a turn as .gif, .mp4, .webm or a folder",
-                    lambda path: self.save_turntable(path, 6.0, (960, 720)),
-                    proposal="turn.gif",
-                )
+                self.ask_turntable()
             if item("Save picture of the window..."):
                 self.browse("Save the window as", self.screenshot, proposal="window.png")
             imgui.separator()
@@ -915,10 +959,12 @@ class Viewer:
             "Save the session as", self.save_session, proposal=str(stem.with_name(stem.name.split(".")[0] + ".json"))
         )
 
-    def _ask_picture(self) -> None:
+    def ask_picture(self) -> None:
+        """The 3D view, to a file."""
+        width, height = self.picture_size
         self.browse(
-            "Save the 3D view as (1920 x 1080)",
-            lambda path: self.save_picture(path, (1920, 1080)),
+            f"Save the 3D view as ({width} x {height})",
+            lambda path: self.save_picture(path, self.picture_size),
             proposal="picture.png",
         )
 
@@ -1012,7 +1058,7 @@ class Viewer:
         if imgui.is_key_pressed(key.s, False):
             self._ask_session() if shift else self.ask_save_strokes()
         if imgui.is_key_pressed(key.p, False):
-            self._ask_picture()
+            self.ask_picture()
 
     def _resize_brush(self, factor: float) -> None:
         self.brush = Brush(min(max(self.brush.radius_vox * factor, 0.5), 20.0), self.brush.spherical)
