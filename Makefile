@@ -26,6 +26,10 @@ help:
 	@.ci/setup opengl
 	@touch $@
 
+.venv/display: .venv/package
+	@.ci/setup display
+	@touch $@
+
 setup: .venv/package .venv/opengl
 
 demo: setup
@@ -38,7 +42,7 @@ lint: setup
 	$(BIN)/mypy -p cryoet_engine
 	$(BIN)/lint-imports --no-cache
 
-test: lint
+test: lint .venv/display
 	# One thread a process: the tests stay fast and steady on a machine that is busy with other things.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 

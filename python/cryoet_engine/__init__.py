@@ -27,6 +27,7 @@ _ROOMS = {
     "semi_supervised": "semi_supervision",
     "simulate_virions": "simulate",
     "train": "training",
+    "view": "viewer",
     "write": "io",
 }
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from .. import io
 from .._checks import CryoETError
@@ -24,7 +26,7 @@ from ..render.settings import RenderSettings
 from ..transfer import TransferFunction
 from ..volume import SoftSegmentation, Volume
 from . import files, panels
-from .document import Document, Scene, Tomogram, new_document, open_tomogram, prepare
+from .document import Document, Scene, Tomogram, in_memory, new_document, open_tomogram, prepare
 from .jobs import Jobs
 from .live import Confinement, Failure, LiveLabels, SliceLabels, Trained, VolumeLabels
 from .orthoslices import Overlay, SlicePane
@@ -50,9 +52,11 @@ slices: left draws (or moves the cross-hair), shift and left erases, wheel goes 
 
 @dataclass(frozen=True)
 class Start:
-    """What to open, and what to do by itself. All optional; see `cryoet view --help`."""
+    """What to open, and what to do by itself. All optional; see `cryoet view --help`. volume, drawn: see `view`."""
 
     tomogram: str | None = None
+    volume: Volume | None = None
+    drawn: tuple[SoftSegmentation, TransferFunction | None] | None = None
     labels: str | None = None
     segmentation: tuple[str, ...] = ()
     session: str | None = None
@@ -121,6 +125,8 @@ class Viewer:
             self.open_session(start.session, start.tomogram)
         elif start.tomogram:
             self.open_tomogram(start.tomogram)
+        elif start.volume is not None:
+            self._opened(in_memory("", start.volume))
 
     # ---- messages
 
@@ -164,14 +170,16 @@ class Viewer:
         if document is None:
             return
         self.document = document
-        files.remember(tomogram.path)
-        self.window.set_title(f"{Path(tomogram.path).name} - cryoet viewer")
+        name = Path(tomogram.path).name or "an array"
+        if tomogram.path:
+            files.remember(tomogram.path)
+        self.window.set_title(f"{name} - cryoet viewer")
         if any(document.strokes.counts()):
             self.say(f"{sum(document.strokes.counts())} voxels of strokes came back from an earlier session")
         self.live = LiveLabels(tomogram.volume)
         self.live.look_at(document.visible_planes)
         self._done, self._undone, self._settled, self._fresh = [], [], None, 0
-        start, self._start = self._start, replace(self._start, labels=None, segmentation=())
+        start, self._start = self._start, replace(self._start, labels=None, segmentation=(), drawn=None)
         labels = start.labels or (session.strokes if session is not None else None)
         if labels:
             self.open_strokes(labels)
@@ -180,6 +188,10 @@ class Viewer:
         wanted = start.segmentation or (session.segmentation if session is not None else ())
         if wanted:
             self.open_segmentation(wanted)
+        elif start.drawn is not None:
+            segmentation, document.transfer = start.drawn
+            document.touched = set(segmentation.classes) if document.transfer is not None else set()
+            self._prepare(segmentation, ())
         else:
             self._prepare(None, ())
         self.window.wake()
@@ -189,22 +201,35 @@ class Viewer:
         document = self.document
         if document is None:
             return
-        loaded = self._asked_for(lambda: Strokes.load(path, document.volume))
-        if loaded is None:
-            return
+
+        def read(progress: Progress) -> tuple[Strokes, list[npt.NDArray[np.intp]]]:
+            progress("reading", 0, 0)
+            loaded = Strokes.load(path, document.volume)
+            places = [np.argwhere(loaded.marks == label) for label in range(1, len(loaded.classes) + 1)]
+            return loaded, places
+
+        def then(found: tuple[Strokes, list[npt.NDArray[np.intp]]]) -> None:
+            if self.document is document:
+                self._tried(lambda: self._adopt(document, *found))
+                document.strokes_file = str(Path(path).resolve())
+                self.strokes_changed(step=False)
+
+        self.jobs.start("strokes", read, then)
+
+    def _adopt(self, document: Document, loaded: Strokes, places: list[npt.NDArray[np.intp]]) -> None:
+        """Take over marks and classes of a file; no step of undo leads behind it."""
         mine = document.strokes
         mine.begin()
-        self._tried(lambda: self._adopt_classes(mine, loaded))
-        for label in range(1, len(loaded.classes) + 1):
-            where = loaded.marks == label
-            if where.any():
-                mine.fill(label, where)
-        mine.end()
-        document.strokes_file = str(Path(path).resolve())
-        drawn = np.flatnonzero(np.bincount(np.nonzero(mine.marks)[0], minlength=len(mine.marks)))
-        if len(drawn):
-            document.move_to(0, int(drawn[len(drawn) // 2]))
-        self.strokes_changed(step=False)
+        try:
+            self._adopt_classes(mine, loaded)
+            for label, where in enumerate(places, start=1):
+                if len(where):
+                    mine.fill(label, where)
+        finally:
+            mine.end()
+        slices = np.unique(np.concatenate([where[:, 0] for where in places])) if places else np.empty(0, int)
+        if len(slices):
+            document.move_to(0, int(slices[len(slices) // 2]))
 
     def _adopt_classes(self, mine: Strokes, loaded: Strokes) -> None:
         """A file's classes, under the names that were asked for, if any were."""
@@ -1079,3 +1104,22 @@ def run(start: Start) -> None:
             viewer.close()
     finally:
         window.release()
+
+
+def view(
+    tomogram: Volume | str | os.PathLike[str],
+    segmentation: SoftSegmentation | None = None,
+    transfer: TransferFunction | None = None,
+) -> None:
+    """Open the viewer, and return when its window is closed.
+
+    tomogram: (z, y, x), or its file: only then strokes survive a crash, and sessions can be saved.
+    segmentation: classes to draw, on the same grid; transfer: their ramps, or None for automatic ones.
+
+    Raises MissingDependencyError without a display, OpenGL 4.3, glfw or imgui-bundle.
+    """
+    drawn = None if segmentation is None else (segmentation, transfer)
+    if isinstance(tomogram, Volume):
+        run(Start(volume=tomogram, drawn=drawn))
+    else:
+        run(Start(tomogram=os.fspath(tomogram), drawn=drawn))

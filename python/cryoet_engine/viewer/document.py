@@ -20,7 +20,7 @@ from ..render.picture import background_of
 from ..render.session import Session
 from ..render.settings import Cut, RenderSettings
 from ..transfer import TransferFunction, histograms
-from ..volume import SoftSegmentation, Volume, pieces
+from ..volume import SoftSegmentation, Volume
 from .live import Axis, Confinement, Plane
 from .strokes import Strokes, journal_path
 
@@ -32,7 +32,7 @@ _SAMPLES = 1_000_000
 
 @dataclass(frozen=True, eq=False)
 class Tomogram:
-    """A tomogram in memory. contrast: grey values that are shown black and white."""
+    """A tomogram in memory. path: its file, or "". contrast: grey values that are shown black and white."""
 
     path: str
     volume: Volume
@@ -60,13 +60,19 @@ def open_tomogram(path: str, progress: Progress) -> Tomogram:
         stop = min(start + 16, depth)
         data[start:stop] = volume.data[start:stop]
         progress("reading", stop, depth)
-    volume = volume.with_data(data)
-    if data.dtype.kind == "f" and not all(np.isfinite(piece).all() for piece in pieces(volume)):
-        data[~np.isfinite(data)] = data[np.isfinite(data)].mean() if np.isfinite(data).any() else 0
+    return in_memory(str(Path(path).resolve()), volume.with_data(data))
+
+
+def in_memory(path: str, volume: Volume) -> Tomogram:
+    """A tomogram of an array, whose voxels that are not finite get the mean; path: "" where it is in no file."""
+    data = np.asarray(volume.data)
+    finite = np.isfinite(data) if data.dtype.kind == "f" else None
+    if finite is not None and not finite.all():
+        data = np.where(finite, data, data[finite].mean() if finite.any() else 0).astype(data.dtype)
     step = max(1, round((data.size / _SAMPLES) ** (1 / 3)))
     sample = data[::step, ::step, ::step].astype(np.float32)
     low, high = (float(v) for v in np.percentile(sample, _CONTRAST))
-    return Tomogram(str(Path(path).resolve()), volume, (low, high if high > low else low + 1))
+    return Tomogram(path, volume.with_data(data), (low, high if high > low else low + 1))
 
 
 def prepare(
@@ -201,6 +207,9 @@ class Document:
         """What `cryoet render --session` draws again. Needs a segmentation that lies in files, or none."""
         assert self.transfer is not None
         assert self.scene is not None
+        if not self.tomogram.path:
+            fix = "write it with cryoet_engine.write and open the file"
+            raise input_error("session", "tomogram", expected="one that lies in a file", got="an array", fix=fix)
         return Session(
             tomogram=self.tomogram.path,
             segmentation=self.scene.files if self.has_classes else (),
@@ -215,10 +224,10 @@ class Document:
 def new_document(tomogram: Tomogram, settings: RenderSettings, classes: Sequence[str] = ()) -> Document:
     """A tomogram, and the strokes that an interrupted session left for it, or none."""
     volume = tomogram.volume
-    journal = journal_path(tomogram.path)
-    strokes = Strokes.recover(journal, volume)
+    journal = journal_path(tomogram.path) if tomogram.path else None
+    strokes = None if journal is None else Strokes.recover(journal, volume)
     if strokes is None:
-        strokes = Strokes(volume.shape, volume.voxel_size_A, journal=journal, tomogram=tomogram.path)
+        strokes = Strokes(volume.shape, volume.voxel_size_A, journal=journal, tomogram=tomogram.path or None)
     for label, name in enumerate(classes, start=1):
         if label > len(strokes.classes):
             strokes.add_class(name)
