@@ -58,7 +58,8 @@ void main() {
     }
 #if SLICES
     vec3 to_slices = (slice_at - ray.origin) * ray.inverse_dir;
-    to_slices = mix(vec3(1e30), to_slices, greaterThan(to_slices, vec3(ray.first)));
+    // A slice that lies on a cut is seen on the cut face, however it is rounded.
+    to_slices = mix(vec3(1e30), to_slices, greaterThan(to_slices, vec3(ray.first - 0.02)));
     float to_slice = min(to_slices.x, min(to_slices.y, to_slices.z));
     bool meets_slice = to_slice < ray.end;
     ray.end = min(ray.end, to_slice);

@@ -387,3 +387,18 @@ def test_only_an_axis_beyond_the_texture_limit_is_binned(gl: Any) -> None:
     settings = dataclasses.replace(QUICK, occlusion=0, shadow=0)
     renderer.accumulate(renderer.fit_camera(settings, SIZE), settings, SIZE)
     assert renderer.mean()[..., 3].max() > 0.9
+
+
+@pytest.mark.parametrize("elevation", [90.0, 37.0])
+def test_a_slice_on_a_cut_is_seen_on_the_cut_face(gl: Any, elevation: float) -> None:
+    renderer = Renderer(gl)
+    renderer.load(*small())
+    settings = dataclasses.replace(
+        QUICK, frames=1, elevation_deg=elevation, cuts=(Cut(normal=(1, 0, 0), point_vox=(20, 0, 0)),)
+    )
+    camera = renderer.fit_camera(settings, SIZE)
+    renderer.accumulate(camera, dataclasses.replace(settings, slices=(20, None, None)), SIZE)
+    cut = renderer.mean()
+    assert cut[45, 60, 3] == 1  # nothing but the slice covers a ray that meets it
+    renderer.accumulate(camera, dataclasses.replace(settings, slices=(30, None, None)), SIZE)
+    assert np.abs(renderer.mean() - cut).max() > 0.1  # one above the plane is cut away
