@@ -399,6 +399,7 @@ def test_a_slice_on_a_cut_is_seen_on_the_cut_face(gl: Any, elevation: float) -> 
     camera = renderer.fit_camera(settings, SIZE)
     renderer.accumulate(camera, dataclasses.replace(settings, slices=(20, None, None)), SIZE)
     cut = renderer.mean()
-    assert cut[45, 60, 3] == 1  # nothing but the slice covers a ray that meets it
     renderer.accumulate(camera, dataclasses.replace(settings, slices=(30, None, None)), SIZE)
-    assert np.abs(renderer.mean() - cut).max() > 0.1  # one above the plane is cut away
+    without = renderer.mean()  # that slice is cut away
+    # Nothing but a slice covers every ray that meets it: the face is closed.
+    assert (cut[..., 3] == 1).sum() > (without[..., 3] == 1).sum() + 500
