@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ from .strokes import Brush, Strokes
 from .window import Window
 
 _VOLUMES = (".mrc", ".mrc.gz", ".rec", ".map", ".st", ".tif", ".tiff", ".h5", ".hdf5", ".zarr")
+_LIVE_VOXELS = 48_000_000  # of a volume that is labelled whole after every stroke: about a minute on two cores
 _KEYS = """\
 1 ... 9            class to draw            B / E / N      brush, eraser, navigate
 [ and ]            brush smaller, larger    Ctrl+Z         undo (Ctrl+Shift+Z or Ctrl+Y: redo)
@@ -93,7 +95,7 @@ class Viewer:
         self.document: Document | None = None
         self.jobs = Jobs(lambda name, text: self.say(text))
         self.live: LiveLabels | None = None
-        self.live_wanted = True
+        self.live_wanted = self.live_whole = True
         self.messages: list[str] = []
         self.overlay = Overlay()
         self.drawing, self.erasing, self.label = False, False, 2
@@ -177,6 +179,7 @@ class Viewer:
         if any(document.strokes.counts()):
             self.say(f"{sum(document.strokes.counts())} voxels of strokes came back from an earlier session")
         self.live = LiveLabels(tomogram.volume)
+        self.live_whole = math.prod(tomogram.volume.shape) <= _LIVE_VOXELS
         self.live.look_at(document.visible_planes)
         self._done, self._undone, self._settled, self._fresh = [], [], None, 0
         start, self._start = self._start, replace(self._start, labels=None, segmentation=(), drawn=None)
@@ -358,6 +361,7 @@ class Viewer:
                 names,
                 visible=document.visible_planes,
                 confinements=document.confinements,
+                whole=self.live_whole,
             )
         )
 

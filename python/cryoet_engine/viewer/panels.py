@@ -110,7 +110,15 @@ def classes(viewer: Viewer, document: Document) -> None:
         if live:
             viewer.learn()
     if imgui.is_item_hovered():
-        imgui.set_tooltip("train a forest after every stroke and predict: visible slices, then the volume")
+        imgui.set_tooltip("train a forest after every stroke and predict: visible slices first")
+    imgui.same_line()
+    changed, whole = imgui.checkbox("and 3D", viewer.live_whole)
+    if changed:
+        viewer.live_whole = whole
+        if whole:
+            viewer.learn()
+    if imgui.is_item_hovered():
+        imgui.set_tooltip("then the whole volume, which 3D shows; off at first for very large ones")
     _overlay(viewer)
 
 
