@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> None:
                 wanted["sizes"] = (args.size,)
             if args.bits:
                 wanted["bits"] = (args.bits,)
+            if args.volumes:
+                wanted["volumes"] = (args.volumes,)
             result = benchmark.paper_table(**wanted, progress=bars)
             lines = benchmark.summary(result)
         else:
@@ -108,7 +110,7 @@ def check(args: argparse.Namespace) -> None:
     simulated = [name for name in ("volume", "volumes") if getattr(args, name)]
     if args.tomogram and simulated:
         raise input_error("bench", f"--{simulated[0]}", expected="no size beside a tomogram", got="both")
-    if args.paper and (simulated or args.tomogram):
+    if args.paper and (args.volume or args.tomogram):
         fix = "choose its depths with --depths"
         raise input_error("bench", "--paper", expected="the paper's own volumes", got="others", fix=fix)
     if args.depths and not args.paper:

@@ -355,17 +355,18 @@ def paper_table(
     depths: Sequence[int] = PAPER_DEPTHS,
     sizes: Sequence[tuple[int, int]] = PAPER_SIZES,
     plane: tuple[int, int] = (1024, 1440),
+    volumes: Sequence[int] = (2, 4),
     bits: Sequence[Bits] = (8, 16),
     views: int = 36,
     runs: int = 5,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Paper 1's Table 3: the turn, two and four volumes, two sizes, over volumes of these depths; memory beside it.
+    """Paper 1's Table 3: the turn, two and four volumes, two sizes, over data of these depths; memory beside it.
 
     plane: (y, x) of the volumes. Frames a second are means over the volumes, as the paper's.
     """
     cells: list[dict[str, Any]] = []
-    jobs = [(n, width, depth) for n in bits for width in (2, 4) for depth in depths]
+    jobs = [(n, width, depth) for n in bits for width in volumes for depth in depths]
     with opened_context() as context:
         renderer = Renderer(context)
         software = is_software(context)
