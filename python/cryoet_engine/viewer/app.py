@@ -37,19 +37,31 @@ from .window import Window
 
 _VOLUMES = (".mrc", ".mrc.gz", ".rec", ".map", ".st", ".tif", ".tiff", ".h5", ".hdf5", ".zarr")
 _LIVE_VOXELS = 48_000_000  # of a volume that is labelled whole after every stroke: about a minute on two cores
-_KEYS = """\
-1 ... 9            class to draw            B / E / N      brush, eraser, navigate
-[ and ]            brush smaller, larger    Ctrl+Z         undo (Ctrl+Shift+Z or Ctrl+Y: redo)
-Ctrl+O             open a tomogram          Ctrl+S         save the strokes
-Ctrl+Shift+S       save the session         Ctrl+P         save the 3D picture
-Up / Down          next slice               U              uncertainty instead of labels
-R                  fit the 3D view          H              hide the panels
-T                  dark or light            ? or F1        this help
-
-slices: left draws (or moves the cross-hair), shift and left erases, wheel goes through them,
-        ctrl and wheel zooms, middle or right moves
-3D:     left turns, middle or right (or shift and left) moves, wheel zooms, ctrl and left moves the light
-"""
+_KEYS = (
+    ("1 ... 9", "a class to draw with"),
+    ("B  E  N", "brush, eraser, navigate"),
+    ("[  ]", "brush smaller, larger"),
+    ("Up  Down", "next slice along z"),
+    ("U", "uncertainty instead of labels"),
+    ("R", "fit slices and 3D"),
+    ("H", "hide or show the panels"),
+    ("T", "dark or light"),
+    ("Ctrl+Z  Ctrl+Shift+Z", "undo, redo"),
+    ("Ctrl+O", "open a tomogram"),
+    ("Ctrl+S  Ctrl+Shift+S", "save strokes, session"),
+    ("Ctrl+P", "save the 3D picture"),
+    ("?  F1", "this help"),
+    ("", ""),
+    ("slices: left", "draws, or moves the cross-hair (navigate)"),
+    ("shift and left", "erases"),
+    ("wheel, ctrl and wheel", "next slice, zoom"),
+    ("middle or right", "moves the picture"),
+    ("", ""),
+    ("3D: left", "turns"),
+    ("middle, right, shift and left", "moves"),
+    ("wheel", "zooms"),
+    ("ctrl and left", "moves the light"),
+)
 
 
 @dataclass(frozen=True)
@@ -175,6 +187,7 @@ class Viewer:
         name = Path(tomogram.path).name or "an array"
         if tomogram.path:
             files.remember(tomogram.path)
+            self.browser.begin_at(Path(tomogram.path).parent)
         self.window.set_title(f"{name} - cryoet viewer")
         if any(document.strokes.counts()):
             self.say(f"{sum(document.strokes.counts())} voxels of strokes came back from an earlier session")
@@ -1002,8 +1015,17 @@ class Viewer:
         if self._help:
             imgui.open_popup("Keys and mouse")
             self._help = False
+        middle = tuple(n / 2 for n in self.window.size)
+        imgui.set_next_window_pos(middle, imgui.Cond_.appearing, (0.5, 0.5))
         if imgui.begin_popup("Keys and mouse"):
-            imgui.text_unformatted(_KEYS)
+            if imgui.begin_table("##keys", 2):
+                for keys, what in _KEYS:
+                    imgui.table_next_row()
+                    imgui.table_next_column()
+                    imgui.text(keys)
+                    imgui.table_next_column()
+                    imgui.text(what)
+                imgui.end_table()
             imgui.end_popup()
         if self._closing:
             imgui.open_popup("Unsaved strokes")

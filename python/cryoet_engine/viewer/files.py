@@ -49,6 +49,10 @@ class Browser:
         self._opening = self._folders = self._saving = False
         self._listing: tuple[Path, list[Path]] | None = None
 
+    def begin_at(self, folder: Path) -> None:
+        """The folder that is shown first."""
+        self._folder = folder
+
     def ask(
         self,
         title: str,

@@ -189,6 +189,7 @@ class SlicePane:
         painter = imgui.get_window_draw_list()
         end = (self._corner[0] + self._size[0], self._corner[1] + self._size[1])
         painter.push_clip_rect(self._corner, end, True)
+        painter.add_rect_filled(self._corner, end, imgui.get_color_u32((0.09, 0.09, 0.1, 1.0)))  # in light themes too
         rows, columns = self._others()
         shape = document.volume.shape
         left, bottom = self._to_screen(document, -0.5, -0.5)
@@ -272,13 +273,11 @@ class SlicePane:
         text = scale_label(length, status).replace(" (voxel size estimated)", " (est.)")
         start = min(left, right - imgui.calc_text_size(text).x)
         place = (start, bottom - 7 * unit - imgui.get_text_line_height())
-        painter.add_text((place[0] + 1, place[1] + 1), black, text)
-        painter.add_text(place, white, text)
-        painter.add_text(
-            (self._corner[0] + 6 * unit, self._corner[1] + 4 * unit),
-            white,
-            f"{AXES[self.axis]} = {document.at[self.axis]}",
-        )
+        number = f"{AXES[self.axis]} = {document.at[self.axis]}"
+        for words, (x, y) in ((text, place), (number, (self._corner[0] + 6 * unit, self._corner[1] + 4 * unit))):
+            size = imgui.calc_text_size(words)
+            painter.add_rect_filled((x - 3, y - 1), (x + size.x + 3, y + size.y + 1), black, 2 * unit)
+            painter.add_text((x, y), white, words)
 
     def _brush(self, viewer: Viewer, document: Document, painter: Any) -> None:
         imgui = viewer.imgui

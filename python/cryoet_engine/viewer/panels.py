@@ -455,11 +455,12 @@ def state(viewer: Viewer, document: Document | None) -> None:
             imgui.same_line()
             if imgui.small_button("cancel##live"):
                 viewer.live.cancel()
+    if document is not None and sum(n > 0 for n in document.strokes.counts()) < 2 and not document.has_classes:
+        imgui.text_wrapped("Choose a class and draw on a slice: with strokes of two classes, labels follow.")
     for note in viewer.scene.notices:
         imgui.text_wrapped(f"note: {note}")
     for line in viewer.messages[-6:]:
         imgui.text_wrapped(line)
-    del document
 
 
 def pictures(viewer: Viewer, document: Document) -> None:
@@ -490,7 +491,7 @@ def pictures(viewer: Viewer, document: Document) -> None:
     if imgui.button("Save turntable"):
         viewer.ask_turntable()
     imgui.separator()
-    changed, seconds = imgui.slider_float("between key frames", viewer.key_step_s, 0.5, 10, "%.1f s")
+    changed, seconds = imgui.slider_float("key frames", viewer.key_step_s, 0.5, 10, "%.1f s")
     if changed:
         viewer.key_step_s = min(max(seconds, 0.1), 60.0)
     if imgui.button("Add this view as key frame"):
