@@ -5,7 +5,7 @@ BIN := .venv/bin
 OUT ?= demo
 sources := pyproject.toml constraints.txt CMakeLists.txt .ci/setup $(wildcard csrc/*/*)
 
-.PHONY: setup demo test lint pictures figures bench gpu clean
+.PHONY: setup demo test lint pictures figures bench viewer gpu clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make pictures  remake the README's pictures"
 	@echo "make figures   remake the figures of docs/rendering.md"
 	@echo "make bench     benchmarks, as JSON under benchmarks/results"
+	@echo "make viewer    the viewer as a folder that needs no Python: dist/cryoet-viewer; SMALL=1 leaves the networks out"
 	@echo "make gpu       on a machine with an NVIDIA card: GPU tests, then benchmarks, as JSON"
 
 # The stamps carry what was done; a change of what they depend on does it again.
@@ -57,6 +58,10 @@ bench: setup
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[bench]' --no-build-isolation
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/scaling.py --paper-size
+
+# A folder for machines without Python; `.ci/viewer` builds the small one and tests it.
+viewer: setup
+	@SMALL=$(SMALL) .ci/viewer build
 
 # No set-up: a machine with a card may have no network. See benchmarks/gpu.sh.
 gpu:

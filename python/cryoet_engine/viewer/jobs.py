@@ -74,7 +74,7 @@ class Jobs:
             except CryoETError as error:
                 self._done.put((job, None, str(error)))
             except (OSError, MemoryError) as error:
-                self._done.put((job, None, f"{name}: {error or type(error).__name__}"))
+                self._done.put((job, None, f"{name}: {str(error) or type(error).__name__}"))
             except Exception as error:
                 self._done.put((job, None, f"{name}: {type(error).__name__}: {error}"))
             else:

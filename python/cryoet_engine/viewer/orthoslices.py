@@ -243,7 +243,8 @@ class SlicePane:
             document.strokes.begin()
         start = self._drawn_from or place
         if self._drawn_from != place:
-            label = 0 if viewer.erasing else viewer.label
+            erases = viewer.erasing or viewer.imgui.get_io().key_shift
+            label = 0 if erases else viewer.label
             ends = [self._voxel(document, start), self._voxel(document, place)]
             document.strokes.draw(AXES[self.axis], ends, label, viewer.brush)
         self._drawn_from = place
