@@ -496,8 +496,8 @@ class Viewer:
                 self._prepare(found.segmentation, ())
             elif isinstance(found, Failure):
                 self.say(found.message)
-            elif isinstance(found, Trained):
-                document.found.clear()
+            elif isinstance(found, Trained):  # what is visible stays until its better answer comes
+                document.found = {p: v for p, v in document.found.items() if p in document.visible_planes}
             self.window.wake()
 
     # ---- undo

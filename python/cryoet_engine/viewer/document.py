@@ -163,8 +163,9 @@ class Document:
     def probabilities(self, plane: Plane) -> tuple[tuple[str, ...], npt.NDArray[np.uint8]] | None:
         """Class names, and uint8 (class, rows, columns), of a slice: live ones, or the scene's, or none."""
         live = self.found.get(plane)
-        if live is not None:
-            return tuple(one.name for one in self.strokes.classes), live
+        names = tuple(one.name for one in self.strokes.classes)
+        if live is not None and len(live) == len(names):  # a class may have come or gone since
+            return names, live
         if not self.has_classes:
             return None
         assert self.scene is not None
