@@ -140,6 +140,7 @@ class Document:
     found_number: int = 0
     hide_dust_nm: float | None = None
     strokes_file: str | None = None
+    slices_in_3d: bool = False
 
     def __post_init__(self) -> None:
         if not self.at:
@@ -188,12 +189,12 @@ class Document:
         return (0.6, 0.6, 0.6)
 
     def drawn_settings(self) -> RenderSettings:
-        """What 3D is drawn with. A tomogram alone is noise as a solid: it is shown as its three slices."""
+        """What 3D is drawn with: slices at the cross-hair; and a tomogram alone, noise as a solid, is its slices."""
         settings = self.settings
-        if self.has_classes or (settings.source == "raw" and settings.mode not in ("cached", "reference")):
-            return settings
         z, y, x = self.at
-        return replace(settings, mode="cached", source="classes", slices=(z, y, x), bloom=0.0)
+        if not self.has_classes and not (settings.source == "raw" and settings.mode not in ("cached", "reference")):
+            return replace(settings, mode="cached", source="classes", slices=(z, y, x), bloom=0.0)
+        return replace(settings, slices=(z, y, x) if self.slices_in_3d else (None, None, None))
 
     def move_to(self, axis: int, index: int) -> None:
         """Another slice along z (0), y (1) or x (2), as near as there is one."""

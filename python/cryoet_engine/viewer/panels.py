@@ -336,10 +336,7 @@ def view(viewer: Viewer, document: Document) -> None:
         _switch(viewer, document, label, name)
         imgui.same_line()
     imgui.new_line()
-    shown = any(n is not None for n in document.settings.slices)
-    changed, shown = imgui.checkbox("slices in 3D", shown)
-    if changed:
-        viewer.slices_in_3d = shown
+    _, document.slices_in_3d = imgui.checkbox("slices in 3D", document.slices_in_3d)
     imgui.separator()
     _cuts(viewer, document)
     imgui.separator()
@@ -466,10 +463,10 @@ def state(viewer: Viewer, document: Document | None) -> None:
 def pictures(viewer: Viewer, document: Document) -> None:
     """Pictures of any size, turns and key frames."""
     imgui = viewer.imgui
-    changed, size = imgui.input_int2("pixels", list(viewer.picture_size))
+    changed, size = imgui.input_int2("pixels", list(viewer.saving.picture_size))
     if changed:
         width, height = (min(max(int(n), 16), 16384) for n in size)
-        viewer.picture_size = (width, height)
+        viewer.saving.picture_size = (width, height)
     _switch(viewer, document, "transparent", "transparent")
     changed, times = imgui.slider_int("supersampling", document.settings.supersampling, 1, 4)
     if changed:
@@ -480,23 +477,23 @@ def pictures(viewer: Viewer, document: Document) -> None:
     imgui.text_disabled("scale bar, legend and axes: as in the panel View")
     imgui.begin_disabled(document.scene is None)
     if imgui.button("Save picture (Ctrl+P)"):
-        viewer.ask_picture()
+        viewer.saving.ask_picture()
     imgui.separator()
-    changed, fps = imgui.slider_float("frames a second", viewer.fps, 5, 60, "%.0f")
+    changed, fps = imgui.slider_float("frames a second", viewer.saving.fps, 5, 60, "%.0f")
     if changed:
-        viewer.fps = float(round(min(max(fps, 5), 60)))
-    changed, seconds = imgui.slider_float("turn", viewer.turn_s, 1, 30, "%.0f s")
+        viewer.saving.fps = float(round(min(max(fps, 5), 60)))
+    changed, seconds = imgui.slider_float("turn", viewer.saving.turn_s, 1, 30, "%.0f s")
     if changed:
-        viewer.turn_s = min(max(seconds, 1.0), 60.0)
+        viewer.saving.turn_s = min(max(seconds, 1.0), 60.0)
     if imgui.button("Save turntable"):
-        viewer.ask_turntable()
+        viewer.saving.ask_turntable()
     imgui.separator()
-    changed, seconds = imgui.slider_float("key frames", viewer.key_step_s, 0.5, 10, "%.1f s")
+    changed, seconds = imgui.slider_float("key frames", viewer.saving.key_step_s, 0.5, 10, "%.1f s")
     if changed:
-        viewer.key_step_s = min(max(seconds, 0.1), 60.0)
+        viewer.saving.key_step_s = min(max(seconds, 0.1), 60.0)
     if imgui.button("Add this view as key frame"):
-        viewer.add_key_frame()
-    for number, frame in enumerate(viewer.key_frames):
+        viewer.saving.add_key_frame()
+    for number, frame in enumerate(viewer.saving.key_frames):
         imgui.push_id(number)
         if imgui.small_button(f"{frame.time_s:.1f} s"):
             document.settings = replace(document.settings, **frame.settings)
@@ -504,11 +501,11 @@ def pictures(viewer: Viewer, document: Document) -> None:
         removed = imgui.small_button("remove")
         imgui.pop_id()
         if removed:
-            del viewer.key_frames[number]
+            del viewer.saving.key_frames[number]
             break
-    imgui.begin_disabled(len(viewer.key_frames) < 2)
+    imgui.begin_disabled(len(viewer.saving.key_frames) < 2)
     if imgui.button("Save animation"):
-        viewer.ask_key_frames()
+        viewer.saving.ask_key_frames()
     imgui.end_disabled()
     imgui.end_disabled()
 
