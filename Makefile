@@ -15,7 +15,7 @@ help:
 	@echo "make pictures  remake the README's pictures"
 	@echo "make figures   remake the figures of docs/rendering.md"
 	@echo "make bench     benchmarks, as JSON under benchmarks/results"
-	@echo "make viewer    the viewer as a folder that needs no Python: dist/cryoet-viewer; SMALL=1 leaves the networks out"
+	@echo "make viewer    the viewer as a folder that needs no Python: dist/cryoet-viewer; SMALL=0 adds the networks"
 	@echo "make gpu       on a machine with an NVIDIA card: GPU tests, then benchmarks, as JSON"
 
 # The stamps carry what was done; a change of what they depend on does it again.
@@ -61,7 +61,7 @@ bench: setup
 
 # A folder for machines without Python; `.ci/viewer` builds the small one and tests it.
 viewer: setup
-	@SMALL=$(SMALL) .ci/viewer build
+	@SMALL=$(or $(SMALL),1) .ci/viewer build
 
 # No set-up: a machine with a card may have no network. See benchmarks/gpu.sh.
 gpu:

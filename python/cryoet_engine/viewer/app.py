@@ -177,7 +177,7 @@ class Viewer:
         def then(found: tuple[Strokes, list[npt.NDArray[np.intp]]]) -> None:
             if self.document is document:
                 self.tried(lambda: self._adopt(document, *found))
-                document.strokes_file = str(Path(path).resolve())
+                document.strokes_file, document.strokes_in_file = str(Path(path).resolve()), document.strokes.version
                 self.strokes_changed(step=False)
 
         self.jobs.start("strokes", read, then)
@@ -529,7 +529,7 @@ class Viewer:
     def may_close(self) -> bool:
         """Whether nothing would be lost; otherwise a dialog asks."""
         document = self.document
-        if document is not None and document.strokes.changed_since_save and any(document.strokes.counts()):
+        if document is not None and document.unsaved:
             self.layout.closing = True
             return False
         return True

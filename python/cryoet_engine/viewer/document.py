@@ -125,6 +125,7 @@ class Document:
     at: the cross-hair, (z, y, x) in voxels. look, ramps: what 3D shows. scene_number: of the scene that is to be on
     the card. found: probabilities of slices by plane, from live labels, newer than the scene's.
     touched: classes whose ramps a person has changed.
+    strokes_file: where they came from or were saved to, strokes_in_file: their version then; 0: nowhere.
     """
 
     tomogram: Tomogram
@@ -140,6 +141,7 @@ class Document:
     found_number: int = 0
     hide_dust_nm: float | None = None
     strokes_file: str | None = None
+    strokes_in_file: int = 0
     slices_in_3d: bool = False
 
     def __post_init__(self) -> None:
@@ -160,6 +162,11 @@ class Document:
     def visible_planes(self) -> tuple[Plane, ...]:
         """The three slices through the cross-hair."""
         return tuple(Plane(axis, n) for axis, n in zip(AXES, self.at, strict=True))
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether strokes are in no file."""
+        return any(self.strokes.counts()) and self.strokes.version != self.strokes_in_file
 
     def probabilities(self, plane: Plane) -> tuple[tuple[str, ...], npt.NDArray[np.uint8]] | None:
         """Class names, and uint8 (class, rows, columns), of a slice: live ones, or the scene's, or none."""

@@ -34,6 +34,7 @@ class Saving:
         self.picture_size = (1920, 1080)
         self.turn_s, self.key_step_s, self.fps = 6.0, 2.0, 24.0
         self.key_frames: list[KeyFrame] = []
+        self._saved: set[str] = set()  # strokes' files that this window wrote: only these it writes again unasked
         self._viewer = viewer
 
     def strokes(self, path: str) -> None:
@@ -44,7 +45,8 @@ class Saving:
         if named_format(Path(path)) is None:
             path += ".mrc"
         if self._viewer.tried(lambda: document.strokes.save(path, document.volume)):
-            document.strokes_file = str(Path(path).resolve())
+            document.strokes_file, document.strokes_in_file = str(Path(path).resolve()), document.strokes.version
+            self._saved.add(document.strokes_file)
             self._viewer.say(f"saved {path}")
 
     def ask_strokes(self, then: Callable[[], None] | None = None) -> None:
@@ -52,20 +54,19 @@ class Saving:
         document = self._viewer.document
         if document is None:
             return
-        known = document.strokes_file
+        known = document.strokes_file if document.strokes_file in self._saved else None
 
         def save(path: str) -> None:
             self.strokes(path)
-            if then is not None and not document.strokes.changed_since_save:
+            if then is not None and not document.unsaved:
                 then()
 
-        if known:
+        if known is not None:
             save(known)
         else:
-            stem = Path(document.tomogram.path)
-            self._viewer.browse(
-                "Save strokes as", save, proposal=str(stem.with_name(stem.name.split(".")[0] + "_strokes.mrc"))
-            )
+            stem = Path(document.tomogram.path or "tomogram")
+            own = str(stem.with_name(stem.name.split(".")[0] + "_strokes.mrc"))
+            self._viewer.browse("Save strokes as", save, proposal=document.strokes_file or own)
 
     def session(self, path: str) -> None:
         """One JSON that this window and `cryoet render` open; labels that are in no file yet are written beside it."""
@@ -73,8 +74,9 @@ class Saving:
         if document is None or document.scene is None:
             return
         path = path if path.endswith(".json") else path + ".json"
-        if document.strokes.changed_since_save and any(document.strokes.counts()):
-            self.strokes(document.strokes_file or path.removesuffix(".json") + "_strokes.mrc")
+        if document.unsaved:
+            mine = document.strokes_file if document.strokes_file in self._saved else None
+            self.strokes(mine or path.removesuffix(".json") + "_strokes.mrc")
         settings = self._viewer.scene.absolute(document, (1920, 1080))
         scene = document.scene
         if document.has_classes and not scene.files:
