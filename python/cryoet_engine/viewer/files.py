@@ -42,7 +42,7 @@ class Browser:
 
     def __init__(self) -> None:
         self.title = ""
-        self._text = ""
+        self._text = self._asked = ""
         self._folder = Path.cwd()
         self._endings: tuple[str, ...] = ()
         self._then: Callable[[str], None] | None = None
@@ -67,7 +67,7 @@ class Browser:
         self._saving, self._opening, self._listing = bool(proposal), True, None
         if proposal:
             self._folder = Path(proposal).resolve().parent
-        self._text = proposal
+        self._text, self._asked = proposal, ""
 
     def _entries(self) -> list[Path]:
         if self._listing is None or self._listing[0] != self._folder:
@@ -115,6 +115,11 @@ class Browser:
         imgui.same_line()
         if imgui.button("Cancel") or imgui.is_key_pressed(imgui.Key.escape):
             imgui.close_current_popup()
+        if chosen is not None and self._saving and Path(chosen.strip()).expanduser().exists() and chosen != self._asked:
+            self._asked, chosen = chosen, None  # once more, knowing it
+        if self._asked and self._text == self._asked:
+            imgui.same_line()
+            imgui.text_colored((1.0, 0.6, 0.2, 1.0), "it exists: Save once more replaces it")
         if chosen is not None:
             imgui.close_current_popup()
             if self._then is not None:

@@ -37,10 +37,18 @@ class Saving:
         self._saved: set[str] = set()  # strokes' files that this window wrote: only these it writes again unasked
         self._viewer = viewer
 
+    def _spares(self, document: Document, path: str) -> bool:
+        """Whether a path is free of what was only read; told, where it is not."""
+        read = [document.tomogram.path, *(document.scene.files if document.scene is not None else ())]
+        if Path(path).resolve() in [Path(name).resolve() for name in read if name]:
+            self._viewer.say(f"{path} is what is open: choose another name")
+            return False
+        return True
+
     def strokes(self, path: str) -> None:
         """Write the strokes as MRC, TIFF or OME-Zarr."""
         document = self._viewer.document
-        if document is None:
+        if document is None or not self._spares(document, path):
             return
         if named_format(Path(path)) is None:
             path += ".mrc"
@@ -71,7 +79,7 @@ class Saving:
     def session(self, path: str) -> None:
         """One JSON that this window and `cryoet render` open; labels that are in no file yet are written beside it."""
         document = self._viewer.document
-        if document is None or document.scene is None:
+        if document is None or document.scene is None or not self._spares(document, path):
             return
         path = path if path.endswith(".json") else path + ".json"
         if document.unsaved:
@@ -94,7 +102,7 @@ class Saving:
     def classes(self, path: str, then: Callable[[], None] | None = None) -> None:
         """Classes as an OME-Zarr, or with another ending as one MRC a class."""
         document = self._viewer.document
-        if document is None or not document.has_classes:
+        if document is None or not document.has_classes or not self._spares(document, path):
             return
         assert document.scene is not None
         segmentation = self._viewer.plain if self._viewer.plain is not None else document.scene.segmentation
@@ -125,6 +133,8 @@ class Saving:
         """The 3D view at any size, drawn beside the window as `cryoet render` draws it."""
         document = self._viewer.document
         if document is None or document.scene is None or document.transfer is None:
+            return
+        if not self._spares(document, path):
             return
         settings = self._viewer.scene.absolute(document, size)
         volume, segmentation, transfer = document.volume, document.scene.segmentation, document.transfer
