@@ -68,4 +68,4 @@ gpu:
 	@sh benchmarks/gpu.sh
 
 clean:
-	rm -rf .venv build demo pictures
+	rm -rf .venv build dist demo pictures

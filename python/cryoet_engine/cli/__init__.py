@@ -103,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         return _tell(args, _os_error(error), 1)
+    except ModuleNotFoundError as error:  # a folder of the viewer without torch, say
+        return _tell(args, f"this needs the package {error.name}, which is not here: pip install {error.name}", 1)
     except Exception as error:
         return _tell(args, f"internal error ({type(error).__name__}: {error}); --debug shows where", 1)
     finally:

@@ -73,6 +73,8 @@ class Jobs:
                 self._done.put((job, None, None))
             except CryoETError as error:
                 self._done.put((job, None, str(error)))
+            except ModuleNotFoundError as error:
+                self._done.put((job, None, f"{name} needs the package {error.name}, which is not here"))
             except (OSError, MemoryError) as error:
                 self._done.put((job, None, f"{name}: {str(error) or type(error).__name__}"))
             except Exception as error:

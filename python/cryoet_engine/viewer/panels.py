@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -513,6 +514,9 @@ def pictures(viewer: Viewer, document: Document) -> None:
 def networks(viewer: Viewer, document: Document) -> None:
     """Run a trained network, or train one on the strokes."""
     imgui = viewer.imgui
+    if find_spec("torch") is None:
+        imgui.text_wrapped("Networks need PyTorch, which is not part of this installation: pip install torch")
+        return
     imgui.text_disabled("a folder that `cryoet train` wrote")
     changed, path = imgui.input_text("model", viewer.model_path)
     if changed:
