@@ -147,11 +147,12 @@ class Viewer:
         self.history = History()
         start, self._start = self._start, replace(self._start, labels=None, segmentation=(), drawn=None)
         labels = start.labels or (session.strokes if session is not None else None)
-        if labels:
-            self.open_strokes(labels)
-        elif any(document.strokes.counts()):
-            self.strokes_changed(step=False)
         wanted = start.segmentation or (session.segmentation if session is not None else ())
+        learn = not wanted and start.drawn is None  # what there is stays until somebody draws
+        if labels:
+            self.open_strokes(labels, learn=learn)
+        elif learn and any(document.strokes.counts()):
+            self.learn()
         if wanted:
             self.open_segmentation(wanted)
         elif start.drawn is not None:
@@ -162,8 +163,8 @@ class Viewer:
             self._prepare(None, ())
         self.window.wake()
 
-    def open_strokes(self, path: str) -> None:
-        """Strokes from a file in place of those that are there."""
+    def open_strokes(self, path: str, *, learn: bool = True) -> None:
+        """Strokes from a file over those that are there. learn: predict with them at once."""
         document = self.document
         if document is None:
             return
@@ -177,8 +178,11 @@ class Viewer:
         def then(found: tuple[Strokes, list[npt.NDArray[np.intp]]]) -> None:
             if self.document is document:
                 self.tried(lambda: self._adopt(document, *found))
-                document.strokes_file, document.strokes_in_file = str(Path(path).resolve()), document.strokes.version
-                self.strokes_changed(step=False)
+                document.strokes_file = str(Path(path).resolve())
+                if [c.name for c in document.strokes.classes] == [c.name for c in found[0].classes]:
+                    document.strokes_in_file = document.strokes.version
+                if learn:
+                    self.learn()
 
         self.jobs.start("strokes", read, then)
 
@@ -201,11 +205,13 @@ class Viewer:
         """A file's classes, under the names that were asked for, if any were."""
         asked = self._asked_classes
         for label, one in enumerate(loaded.classes, start=1):
+            nameless = one.name in ("background", f"class {label - 1}")
             if label > len(mine.classes):
                 mine.add_class(one.name, one.color)
-            elif label > len(asked) and one.name not in {c.name for c in mine.classes}:
+            elif label > len(asked) and not nameless and one.name not in {c.name for c in mine.classes}:
                 mine.rename_class(label, one.name)
-            mine.recolor_class(label, one.color)
+            if not nameless:
+                mine.recolor_class(label, one.color)
 
     def open_segmentation(self, paths: tuple[str, ...]) -> None:
         """Soft classes from files, drawn in 3D and over the slices."""
@@ -302,9 +308,9 @@ class Viewer:
         """The mouse erases."""
         self.drawing = self.erasing = True
 
-    def strokes_changed(self, *, step: bool = True) -> None:
-        """After a stroke was finished, undone or read."""
-        self.history.fresh += step
+    def strokes_changed(self) -> None:
+        """After a stroke, or an edit of a class, was finished."""
+        self.history.fresh += 1
         self.learn()
 
     def learn(self) -> None:
