@@ -28,6 +28,7 @@ class LightCache:
         self._key: object = None
         self._done = 0  # batches of the light that `_key` tells; of so many
         self._batches = 0
+        self._batch = 512  # bricks in each
 
     @property
     def complete(self) -> bool:
@@ -55,9 +56,11 @@ class LightCache:
         if key != self._key:
             self._begin(bricks, spacing)
             self._key = key
+            # Short enough for a watchdog and for Ctrl-C, and shorter where there is a time to keep to.
+            self._batch = 4096 if not is_software(self._context) else 512 if until == math.inf else 64
         elif self.complete:
             return False
-        batch = 512 if is_software(self._context) else 4096  # short enough for a watchdog and for Ctrl-C
+        batch = self._batch
         a_pass = -(-bricks.occupied // batch)
         self._batches = 2 * a_pass
         bricks.list.bind_to_storage_buffer(0)

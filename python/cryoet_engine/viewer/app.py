@@ -144,7 +144,7 @@ class Viewer:
         self.live = LiveLabels(tomogram.volume)
         self.live_whole = math.prod(tomogram.volume.shape) <= _LIVE_VOXELS
         self.live.look_at(document.visible_planes)
-        self.history = History()
+        self.history = History(document.strokes.version)
         start, self._start = self._start, replace(self._start, labels=None, segmentation=(), drawn=None)
         labels = start.labels or (session.strokes if session is not None else None)
         wanted = start.segmentation or (session.segmentation if session is not None else ())
@@ -178,6 +178,7 @@ class Viewer:
         def then(found: tuple[Strokes, list[npt.NDArray[np.intp]]]) -> None:
             if self.document is document:
                 self.tried(lambda: self._adopt(document, *found))
+                self.history.strokes_changed(document.strokes.version)
                 document.strokes_file = str(Path(path).resolve())
                 if [c.name for c in document.strokes.classes] == [c.name for c in found[0].classes]:
                     document.strokes_in_file = document.strokes.version
@@ -187,7 +188,7 @@ class Viewer:
         self.jobs.start("strokes", read, then)
 
     def _adopt(self, document: Document, loaded: Strokes, places: list[npt.NDArray[np.intp]]) -> None:
-        """Take over marks and classes of a file; no step of undo leads behind it."""
+        """Take over marks and classes of a file, as one step."""
         mine = document.strokes
         mine.begin()
         try:
@@ -310,8 +311,8 @@ class Viewer:
 
     def strokes_changed(self) -> None:
         """After a stroke, or an edit of a class, was finished."""
-        self.history.fresh += 1
-        self.learn()
+        if self.document is not None and self.history.strokes_changed(self.document.strokes.version):
+            self.learn()
 
     def learn(self) -> None:
         """Train on the strokes there are, and predict."""
@@ -353,7 +354,7 @@ class Viewer:
         label = self._asked_for(lambda: document.strokes.add_class(f"class {number}"))
         if label is not None:
             self.choose(label)
-            self.history.fresh += 1
+            self.history.strokes_changed(document.strokes.version)
 
     def rename(self, label: int, name: str) -> None:
         """Another name for a class."""
@@ -390,7 +391,7 @@ class Viewer:
         if self._recoloring and self.document is not None:
             self.document.strokes.end()
             self._recoloring = False
-            self.history.fresh += 1
+            self.history.strokes_changed(self.document.strokes.version)
 
     def remove_class(self, label: int) -> None:
         """A class and its strokes."""
@@ -466,11 +467,13 @@ class Viewer:
 
     def undo(self) -> None:
         """Take back the last step: a stroke, a class, or what 3D shows."""
-        self._after_step(self.document is not None and self.history.undo(self.document))
+        if self.document is not None and not self.imgui.is_any_item_active():  # a stroke is being drawn
+            self._after_step(self.history.undo(self.document))
 
     def redo(self) -> None:
         """Do again what was taken back."""
-        self._after_step(self.document is not None and self.history.redo(self.document))
+        if self.document is not None and not self.imgui.is_any_item_active():
+            self._after_step(self.history.redo(self.document))
 
     def _after_step(self, strokes_changed: bool) -> None:
         if self.document is not None and strokes_changed:

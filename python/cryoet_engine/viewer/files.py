@@ -89,6 +89,8 @@ class Browser:
         label = f"{self.title}###browser"
         if self._opening:
             imgui.open_popup(label)
+        elif not imgui.is_popup_open(label):
+            return
         size = viewer.window.size
         imgui.set_next_window_size((0.6 * size[0], 0.65 * size[1]), imgui.Cond_.appearing)
         if not imgui.begin_popup_modal(label, None, imgui.WindowFlags_.no_saved_settings)[0]:

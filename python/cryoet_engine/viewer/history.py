@@ -31,11 +31,12 @@ class _Step:
 class History:
     """Steps of one document; the strokes keep what their own steps changed.
 
-    fresh: steps of the strokes that belong to no step here yet.
+    strokes_version: of the document's strokes as they are now, which no step leads behind.
     """
 
-    def __init__(self) -> None:
-        self.fresh = 0
+    def __init__(self, strokes_version: int = 0) -> None:
+        self._version = strokes_version
+        self._fresh = 0  # steps of the strokes that belong to no step here yet
         self._done: list[_Step] = []
         self._undone: list[_Step] = []
         self._settled: _Look | None = None  # the look that the last step left
@@ -50,15 +51,22 @@ class History:
         """Whether a step was taken back."""
         return bool(self._undone)
 
+    def strokes_changed(self, version: int) -> bool:
+        """After what may have been one step of the strokes; whether it was one."""
+        changed = version != self._version
+        self._version = version
+        self._fresh += changed
+        return changed
+
     def settle(self, document: Document) -> None:
         """What changed since the last call becomes one step; when the mouse holds nothing."""
         look = _Look(document.settings, document.transfer)
         before = self._settled if self._settled is not None and look != self._settled else None
-        if before is not None or self.fresh:
-            self._done.append(_Step(self.fresh, before))
+        if before is not None or self._fresh:
+            self._done.append(_Step(self._fresh, before))
             self._undone.clear()
             del self._done[:-_LONGEST]
-        self._settled, self.fresh = look, 0
+        self._settled, self._fresh = look, 0
 
     def accept(self, document: Document | None) -> None:
         """What the look is now is no step: a scene came, not a change."""
@@ -73,13 +81,14 @@ class History:
         return self._step(document, self._undone, self._done, back=False)
 
     def _step(self, document: Document, source: list[_Step], target: list[_Step], *, back: bool) -> bool:
-        if not source or self.fresh:
+        if not source or self._fresh:
             return False
         step = source.pop()
         strokes = document.strokes
         for _ in range(step.strokes):
             if strokes.can_undo if back else strokes.can_redo:
                 strokes.undo() if back else strokes.redo()
+        self._version = strokes.version
         target.append(_Step(step.strokes, None if step.look is None else _Look(document.settings, document.transfer)))
         if step.look is not None:
             document.settings = step.look.settings

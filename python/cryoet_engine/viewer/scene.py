@@ -34,9 +34,9 @@ _SMALLEST = 1 / 6  # of the pane's pixels along an axis
 _BAND = 2**14  # pixels marched at once on software OpenGL
 _QUICK_LIGHT = {
     "light_spacing": 4,
-    "light_occlusion_samples": 16,
-    "light_shadow_rays": 4,
-    "light_shadow_steps": 8,
+    "light_occlusion_samples": 8,
+    "light_shadow_rays": 1,
+    "light_shadow_steps": 6,
 }
 _HANDLE = (1.0, 0.75, 0.2, 0.95)
 

@@ -69,6 +69,7 @@ class Window:
         self.frame_s = 0.0
         self.on_close: Callable[[], bool] = lambda: True
         self._awake_until = 0.0
+        self._size = size
         self._start_imgui()
         glfw.set_drop_callback(self._window, lambda _, paths: self.dropped.extend(paths))
 
@@ -115,9 +116,8 @@ class Window:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) in pixels."""
-        width, height = self.glfw.get_framebuffer_size(self._window)
-        return int(width), int(height)
+        """(width, height) in pixels, in this frame."""
+        return self._size
 
     def clipboard(self, text: str) -> None:
         """Put text on the clipboard."""
@@ -151,6 +151,9 @@ class Window:
                 self.longest_stall_s = max(self.longest_stall_s, now - last)
                 self.frame_s = 0.9 * self.frame_s + 0.1 * (now - last)
             last, paused = now, False
+            # Once a frame: the answer comes from the X server, which may be busy drawing.
+            width, height = glfw.get_framebuffer_size(self._window)
+            self._size = (int(width), int(height))
             imgui.backends.opengl3_new_frame()
             imgui.backends.glfw_new_frame()
             imgui.new_frame()
