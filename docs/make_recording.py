@@ -143,9 +143,12 @@ def palette_of(images: Sequence[Image.Image]) -> Image.Image:
 def reduced(image: Image.Image, palette: Image.Image) -> Image.Image:
     """In the palette's colours: 3D with dither, which smooth shades need, and the rest, which stands still, without."""
     share = image.width / SIZE[0]
-    box = tuple(round(share * n) for n in SCENE)
+    left, top, right, bottom = (round(share * n) for n in SCENE)
     whole = image.quantize(palette=palette, dither=Image.Dither.NONE)
-    whole.paste(image.crop(box).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG), box[:2])
+    whole.paste(
+        image.crop((left, top, right, bottom)).quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG),
+        (left, top),
+    )
     return whole
 
 

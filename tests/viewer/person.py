@@ -46,6 +46,7 @@ SCENE = Pane(702, 48, 1132, 441)
 RAMPS = (Pane(1160, 84, 1422, 111), Pane(1160, 182, 1422, 209), Pane(1160, 280, 1422, 307))  # of classes 2, 3, 4
 PANEL = Pane(1150, 45, 1430, 330)  # ramps, light, view, ...
 STATE, BAR = Pane(4, 680, 240, 892), (230, 179, 0)  # background work is a bar of this colour
+LIGHT_TAB = 1238, 30
 MENUS = Pane(900, 4, 1400, 16)  # the empty part of the bar
 RAMPS_TAB, VIEW_TAB, PICTURES_TAB = (1190, 31), (1280, 31), (1331, 31)
 CUT_Z, HIDE_DUST = (1166, 201), (1205, 254)  # in the panel View
@@ -110,7 +111,9 @@ def near_hue(pixels: np.ndarray, colour: Sequence[int], least: float = 0.06) -> 
     wanted = np.array(colour, np.float32) / 255
     wanted = wanted - wanted.mean()
     length = np.linalg.norm(tint, axis=-1)
-    return (length > least) & (tint @ wanted > 0.93 * length * np.linalg.norm(wanted))
+    alike = tint @ wanted > 0.93 * length * np.linalg.norm(wanted)
+    found: np.ndarray = alike & (length > least)
+    return found
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:

@@ -213,3 +213,28 @@ def left_end(screen, ramp):
     """Column of the left handle of a ramp: the first that is white at the top of the plot."""
     bright = (screen.look(ramp)[:8] > 240).all(-1).any(0)
     return ramp.left + int(np.flatnonzero(bright)[0])
+
+
+def test_a_hand_that_does_not_wait_is_followed(ball, screen, tmp_path):
+    """A whole stroke between two frames keeps its path, and a click on a tab counts however short it is."""
+    with Running(screen, tmp_path / "home", ball, "--classes", "background,membrane,lumen"):
+        until(lambda: screen.look(SCENE).std() > 5, "the tomogram")
+        screen.key(str(LUMEN))
+        ring = [on_slice(SLICE_Z, SHAPE[1:], *place) for place in arc(MIDDLE, RADIUS, 0, 340, 40)]
+        words = ["mousemove", *map(round, ring[0]), "mousedown", 1]
+        for x, y in ring[1:]:
+            words += ["mousemove", round(x), round(y)]
+        screen.do(*words, "mouseup", 1, "mousemove", *map(round, SCENE.middle))
+        until(lambda: drawn(screen, LUMEN).any(), "the stroke")
+        screen.steady(SLICE_Z)
+        where = drawn(screen, LUMEN)
+        on_path = [where[round(y) - SLICE_Z.top, round(x) - SLICE_Z.left] for x, y in ring]
+        # The cross-hair crosses it three times.
+        assert sum(on_path) >= 37, f"{len(on_path) - sum(on_path)} of {len(on_path)} places of the path are not drawn"
+        middle = on_slice(SLICE_Z, SHAPE[1:], *MIDDLE)
+        assert not where[round(middle[1]) - SLICE_Z.top, round(middle[0]) - SLICE_Z.left]
+
+        panel = person.Pane(1150, 60, 1430, 300)
+        before = screen.steady(panel)
+        screen.do("mousemove", *person.LIGHT_TAB, "click", 1)
+        until(changes(screen, panel, before), "the panel of light")

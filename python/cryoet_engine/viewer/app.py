@@ -251,9 +251,16 @@ class Viewer:
         def then(scene: Scene) -> None:
             if self.document is not document:
                 return
-            if session is not None and kept == frozenset(scene.transfer.classes):
-                document.touched |= set(scene.transfer.classes)
-            document.scene, document.transfer = scene, scene.transfer
+            transfer = scene.transfer
+            if session is not None and kept == frozenset(transfer.classes):
+                document.touched |= set(transfer.classes)
+            elif document.transfer is not None:  # what was changed meanwhile
+                for name in document.touched & set(transfer.classes[1:]) & set(document.transfer.classes):
+                    ramp = document.transfer.ramp(name)
+                    transfer = transfer.with_ramp(
+                        name, left=ramp.left, right=ramp.right, opacity=ramp.opacity, visible=ramp.visible
+                    )
+            document.scene, document.transfer = scene, transfer
             document.scene_number += 1
             self.scene.load(document.volume, scene)
             self.history.accept(document)
@@ -568,7 +575,8 @@ class Viewer:
         document = self.document
         planes = document.visible_planes if document is not None else ()
         # First: it may give back a texture, which ImGui must not have been told of in this frame.
-        busy = document is not None and self.scene.advance(document, time.perf_counter())
+        typing = self.imgui.get_io().want_text_input  # which must not wait for pictures
+        busy = document is not None and not typing and self.scene.advance(document, time.perf_counter())
         self.layout.draw()
         if document is not None and self.document is document:
             if self.live is not None and planes != document.visible_planes:

@@ -117,15 +117,17 @@ class Browser:
         imgui.same_line()
         if imgui.button("Cancel") or imgui.is_key_pressed(imgui.Key.escape):
             imgui.close_current_popup()
-        if chosen is not None and self._saving and Path(chosen.strip()).expanduser().exists() and chosen != self._asked:
+        if chosen is not None:
+            chosen = str(self._folder / Path(chosen.strip()).expanduser())  # a name alone: in the folder that is shown
+        if chosen is not None and self._saving and Path(chosen).exists() and chosen != self._asked:
             self._asked, chosen = chosen, None  # once more, knowing it
-        if self._asked and self._text == self._asked:
+        if self._asked and str(self._folder / Path(self._text.strip()).expanduser()) == self._asked:
             imgui.same_line()
             imgui.text_colored((1.0, 0.6, 0.2, 1.0), "it exists: Save once more replaces it")
         if chosen is not None:
             imgui.close_current_popup()
             if self._then is not None:
-                self._then(str(Path(chosen.strip()).expanduser()))
+                self._then(chosen)
         imgui.end_popup()
 
     def _clicked(self, entry: Path, twice: bool) -> str | None:

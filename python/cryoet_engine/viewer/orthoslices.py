@@ -222,6 +222,7 @@ class SlicePane:
                 document.move_to(rows, round(place[0]))
                 document.move_to(columns, round(place[1]))
         elif self._drawn_from is not None:
+            self._stroke(viewer, document, self._drawn_from)  # the rest, up to where the button came up
             self._drawn_from = None
             document.strokes.end()
             viewer.strokes_changed()
@@ -239,15 +240,18 @@ class SlicePane:
         self.zoom = zoom
 
     def _stroke(self, viewer: Viewer, document: Document, place: tuple[float, float]) -> None:
-        if self._drawn_from is None:
+        """Draw from where the stroke is to `place`, by all places between them that the window knows of."""
+        begins = self._drawn_from is None
+        trail = [self._from_screen(document, x, y) for x, y in viewer.window.stroke(begins)]
+        path = [*([] if self._drawn_from is None else [self._drawn_from]), *(trail or [place])]
+        if begins:
             document.strokes.begin()
-        start = self._drawn_from or place
-        if self._drawn_from != place:
-            erases = viewer.erasing or viewer.imgui.get_io().key_shift
-            label = 0 if erases else viewer.label
-            ends = [self._voxel(document, start), self._voxel(document, place)]
-            document.strokes.draw(AXES[self.axis], ends, label, viewer.brush)
-        self._drawn_from = place
+        elif path == [self._drawn_from] * len(path):
+            return
+        erases = viewer.erasing or viewer.imgui.get_io().key_shift
+        points = [self._voxel(document, one) for one in path]
+        document.strokes.draw(AXES[self.axis], points, 0 if erases else viewer.label, viewer.brush)
+        self._drawn_from = path[-1]
 
     def _cross_hair(self, viewer: Viewer, document: Document, painter: Any, end: tuple[float, float]) -> None:
         rows, columns = self._others()

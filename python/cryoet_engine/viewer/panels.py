@@ -448,7 +448,7 @@ def state(viewer: Viewer, document: Document | None) -> None:
         imgui.pop_id()
     if viewer.live is not None:
         word, share = viewer.live.status
-        if word:
+        if word and document is not None and sum(n > 0 for n in document.strokes.counts()) >= 2:
             imgui.progress_bar(share if share is not None else 0.0, (-60 * window.scale, 0), f"live labels: {word}")
             imgui.same_line()
             if imgui.small_button("cancel##live"):
@@ -475,7 +475,7 @@ def pictures(viewer: Viewer, document: Document) -> None:
     changed, title = imgui.input_text("title", document.settings.title)
     if changed:
         document.settings = replace(document.settings, title=title)
-    imgui.text_disabled("scale bar, legend and axes: as in the panel View")
+    imgui.text_wrapped("Scale bar, legend and axes: as in the panel View.")
     imgui.begin_disabled(document.scene is None)
     if imgui.button("Save picture (Ctrl+P)"):
         viewer.saving.ask_picture()

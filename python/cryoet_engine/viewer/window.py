@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from .._checks import MissingDependencyError, message
 
 HEADLESS = "without a display: `cryoet render` draws the same pictures, and reads the viewer's sessions"
 _ACTIVE_S = 0.4  # redraw at full rate for so long after an event: ImGui fades and settles
+_MOST_OWED = 600
+_LONGEST_TRAIL = 20_000
 _IDLE_S = 0.2  # then as rarely as this, which also is how late a result of background work can be seen
 
 
@@ -35,6 +38,8 @@ def load_libraries() -> tuple[Any, Any, Any]:
 class Window:
     """Opens at once. `run` draws until it is closed.
 
+    trail: what the pointer did since `trail` was last cut: ("move" | "down" | "up" of the left button, x, y). ImGui
+        keeps the last place of a frame only, of which a stroke in a slow frame would be all corners.
     context: moderngl's. scale: pixels of a font's pixel on this monitor. longest_stall_s: between two frames that
     followed each other without a pause, since it was last set to 0. frame_s: mean time of late frames.
     """
@@ -68,10 +73,68 @@ class Window:
         self.longest_stall_s = 0.0
         self.frame_s = 0.0
         self.on_close: Callable[[], bool] = lambda: True
+        self.trail: list[tuple[str, float, float]] = []
         self._awake_until = 0.0
+        self._owed = 0  # frames that ImGui may need for the events it was given: it takes some one a frame
         self._size = size
+        self._events: deque[tuple[str, Callable[[], None]]] = deque()
         self._start_imgui()
+        self._listen()
         glfw.set_drop_callback(self._window, lambda _, paths: self.dropped.extend(paths))
+
+    def _listen(self) -> None:
+        """Take the window's events, and hand them to ImGui before each frame: see `_hand_over`."""
+        glfw, backend, window = self.glfw, self.imgui.backends, self._window
+        address = ctypes.cast(window, ctypes.c_void_p).value
+
+        def queued(kind: str, give: Callable[..., None], *values: Any) -> None:
+            self._events.append((kind, lambda: give(address, *values)))
+            self.wake()
+
+        def moved(_: object, x: float, y: float) -> None:
+            self.trail.append(("move", x, y))
+            queued("move", backend.glfw_cursor_pos_callback, x, y)
+
+        def pressed(_: object, button: int, action: int, mods: int) -> None:
+            down = action == glfw.PRESS
+            if button == glfw.MOUSE_BUTTON_LEFT:
+                self.trail.append(("down" if down else "up", *glfw.get_cursor_pos(window)))
+            queued("press" if down else "", backend.glfw_mouse_button_callback, button, action, mods)
+
+        glfw.set_cursor_pos_callback(window, moved)
+        glfw.set_mouse_button_callback(window, pressed)
+        for name in ("scroll", "key", "char", "cursor_enter", "window_focus"):
+            give = getattr(backend, f"glfw_{name}_callback")
+            take = getattr(glfw, f"set_{name}_callback")
+            take(window, lambda _, *values, give=give: queued("", give, *values))
+
+    def _hand_over(self) -> None:
+        """Give ImGui what happened since the last frame.
+
+        It takes a press on a tab, and on whatever may lie under something else, only where it has seen the pointer a
+        frame before: in slow frames a quick hand would press in vain. So a press waits for the frame after a move.
+        """
+        moved = False
+        while self._events:
+            kind, give = self._events[0]
+            if kind == "press" and moved:
+                break
+            moved = moved or kind == "move"
+            give()
+            self._events.popleft()
+            self._owed = min(self._owed + (0 if kind == "move" else 2), _MOST_OWED)
+        self._owed = max(self._owed, 2 * bool(self._events) + 2 * moved)
+
+    def stroke(self, begins: bool) -> list[tuple[float, float]]:
+        """Where the pointer went with the left button down since the last call or, where it begins, the press."""
+        if begins:
+            downs = [index for index, (what, _, _) in enumerate(self.trail) if what == "down"]
+            del self.trail[: downs[-1] if downs else len(self.trail)]
+        ups = [index for index, (what, _, _) in enumerate(self.trail) if what == "up"]
+        end = ups[0] if ups else len(self.trail)
+        places = [(x, y) for what, x, y in self.trail[: end + 1] if what != "up" or ups]
+        del self.trail[:end]  # what comes after the release belongs to nobody
+        return places
 
     @staticmethod
     def _refused(expected: str, got: str) -> MissingDependencyError:
@@ -94,7 +157,7 @@ class Window:
         style.scale_all_sizes(self.scale)
         style.font_scale_dpi = self.scale
         address = ctypes.cast(self._window, ctypes.c_void_p).value
-        imgui.backends.glfw_init_for_opengl(address, True)
+        imgui.backends.glfw_init_for_opengl(address, False)
         imgui.backends.opengl3_init("#version 430")
 
     def theme(self, name: str) -> None:
@@ -134,7 +197,7 @@ class Window:
         last, paused = time.perf_counter(), True
         busy = True
         while True:
-            if busy or time.perf_counter() < self._awake_until:
+            if busy or self._owed > 0 or time.perf_counter() < self._awake_until:
                 glfw.poll_events()
             else:
                 began = time.perf_counter()
@@ -154,10 +217,15 @@ class Window:
             # Once a frame: the answer comes from the X server, which may be busy drawing.
             width, height = glfw.get_framebuffer_size(self._window)
             self._size = (int(width), int(height))
+            self._hand_over()
             imgui.backends.opengl3_new_frame()
             imgui.backends.glfw_new_frame()
             imgui.new_frame()
+            self._owed = max(self._owed - 1, 0)
             busy = frame()
+            if not imgui.is_mouse_down(imgui.MouseButton_.left) and all(what != "down" for what, _, _ in self.trail):
+                self.trail.clear()
+            del self.trail[:-_LONGEST_TRAIL]
             imgui.render()
             self.context.screen.use()
             self.context.viewport = (0, 0, *self.size)
