@@ -44,8 +44,8 @@ lint: setup
 	$(BIN)/lint-imports --no-cache
 
 test: lint .venv/display
-	# One thread a process: the tests stay fast and steady on a machine that is busy with other things.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	# Two processes of one thread: fast on two cores, and steady on a machine that is busy with other things.
+	OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The figures of docs/rendering.md: twenty minutes on two cores.
 figures: setup
