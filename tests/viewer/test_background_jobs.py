@@ -190,9 +190,9 @@ def test_progress_tells_stage_note_share_and_time_left(told: Told) -> None:
     job = told.jobs.start("one", work, told.results.append)
     told.poll_until(lambda: job.share is not None)
     assert (job.stage, job.note, job.share) == ("waiting", "a note", 0.25)
-    left = job.seconds_left
+    left, seconds = job.seconds_left, job.seconds
     assert left is not None
-    assert left == pytest.approx(3 * job.seconds, rel=0.5)  # a quarter is done
+    assert 0 < left < 3 * seconds  # a quarter of this stage is done, which began after the job
     work.go.set()
     told.finish()
 

@@ -17,10 +17,11 @@ import numpy.typing as npt
 from .. import io
 from .._checks import CryoETError
 from .._progress import Progress
+from ..render.packing import MAX_CLASSES
 from ..render.session import Session
 from ..render.settings import RenderSettings
 from ..transfer import TransferFunction
-from ..volume import SoftSegmentation, Volume
+from ..volume import DEFAULT_COLORS, SoftSegmentation, Volume
 from . import files
 from .document import Document, Scene, Tomogram, in_memory, new_document, open_tomogram, prepare
 from .history import History
@@ -61,7 +62,7 @@ class Viewer:
     def __init__(self, window: Window, start: Start) -> None:
         self.window, self.imgui, self.implot = window, window.imgui, window.implot
         self.document: Document | None = None
-        self.jobs = Jobs(lambda name, text: self.say(text))
+        self.jobs = Jobs(lambda name, text: self.fail(text))
         self.live: LiveLabels | None = None
         self.live_wanted = self.live_whole = True
         self.messages: list[str] = []
@@ -81,7 +82,8 @@ class Viewer:
         self._began = time.perf_counter()
         self._opening_session: Session | None = None
         self._theme: Literal["dark", "light"] = "dark"
-        self._shot = self._recoloring = False
+        self._shot = self._recoloring = self._live_scene = False
+        self.failures: list[str] = []
         window.theme(self._theme)
         window.on_close = self.may_close
         if start.session:
@@ -98,14 +100,19 @@ class Viewer:
         self.messages.append(text)
         self.window.wake()
 
+    def fail(self, text: str) -> None:
+        """A line about what did not work."""
+        self.failures.append(text)
+        self.say(text)
+
     def tried(self, work: Callable[[], object]) -> bool:
         """Do something that may be refused; whether it was done. A refusal is told, not raised."""
         try:
             work()
         except CryoETError as error:
-            self.say(" ".join(str(error).split()))
+            self.fail(" ".join(str(error).split()))
         except OSError as error:
-            self.say(f"{error.filename or 'file'}: {error.strerror or error}")
+            self.fail(f"{error.filename or 'file'}: {error.strerror or error}")
         else:
             return True
         return False
@@ -129,7 +136,8 @@ class Viewer:
         self._close_document()
         session = self._opening_session
         settings = RenderSettings(frames=32) if session is None else session.settings
-        document = self._asked_for(lambda: new_document(tomogram, settings, self._start.classes))
+        asked = self._start.classes
+        document = self._asked_for(lambda: new_document(tomogram, settings, asked))
         if document is None:
             return
         document.slices_in_3d = any(n is not None for n in settings.slices)
@@ -139,19 +147,23 @@ class Viewer:
             files.remember(tomogram.path)
             self.browser.begin_at(Path(tomogram.path).parent)
         self.window.set_title(f"{name} - cryoet viewer")
-        if any(document.strokes.counts()):
+        self.messages = [tomogram.note] if tomogram.note else []
+        came_back = any(document.strokes.counts())
+        if came_back:
             self.say(f"{sum(document.strokes.counts())} voxels of strokes came back from an earlier session")
+        self.scene.clear()
         self.live = LiveLabels(tomogram.volume)
         self.live_whole = math.prod(tomogram.volume.shape) <= _LIVE_VOXELS
         self.live.look_at(document.visible_planes)
         self.history = History(document.strokes.version)
         start, self._start = self._start, replace(self._start, labels=None, segmentation=(), drawn=None)
-        labels = start.labels or (session.strokes if session is not None else None)
+        # What came back is newer than a session's file of strokes, and not less than it.
+        labels = start.labels or (session.strokes if session is not None and not came_back else None)
         wanted = start.segmentation or (session.segmentation if session is not None else ())
         learn = not wanted and start.drawn is None  # what there is stays until somebody draws
         if labels:
             self.open_strokes(labels, learn=learn)
-        elif learn and any(document.strokes.counts()):
+        elif came_back:
             self.learn()
         if wanted:
             self.open_segmentation(wanted)
@@ -180,7 +192,7 @@ class Viewer:
                 self.tried(lambda: self._adopt(document, *found))
                 self.history.strokes_changed(document.strokes.version)
                 document.strokes_file = str(Path(path).resolve())
-                if [c.name for c in document.strokes.classes] == [c.name for c in found[0].classes]:
+                if document.strokes.classes == found[0].classes:
                     document.strokes_in_file = document.strokes.version
                 if learn:
                     self.learn()
@@ -188,10 +200,13 @@ class Viewer:
         self.jobs.start("strokes", read, then)
 
     def _adopt(self, document: Document, loaded: Strokes, places: list[npt.NDArray[np.intp]]) -> None:
-        """Take over marks and classes of a file, as one step."""
+        """A file's marks and classes in place of those that are there, as one step."""
         mine = document.strokes
+        if any(mine.counts()) and not np.array_equal(mine.marks, loaded.marks):
+            self.say("strokes of an earlier session were replaced by the file's; undo brings them back")
         mine.begin()
         try:
+            mine.fill(0, np.argwhere(mine.marks))
             self._adopt_classes(mine, loaded)
             for label, where in enumerate(places, start=1):
                 if len(where):
@@ -203,16 +218,27 @@ class Viewer:
             document.move_to(0, int(slices[len(slices) // 2]))
 
     def _adopt_classes(self, mine: Strokes, loaded: Strokes) -> None:
-        """A file's classes, under the names that were asked for, if any were."""
-        asked = self._asked_classes
+        """A file's classes: by the names that were asked for, else its own, else (it may have none) those there are."""
+        old = list(mine.classes)
+        names: list[str] = []
         for label, one in enumerate(loaded.classes, start=1):
             nameless = one.name in ("background", f"class {label - 1}")
+            there = old[label - 1].name if label <= len(old) else one.name
+            name = self._asked_classes[label - 1] if label <= len(self._asked_classes) else ""
+            name = name or (there if nameless else one.name)
+            names.append(name if name not in names else f"class {label - 1}")
+        names += [name for name in self._asked_classes[len(names) :] if name not in names]
+        for label in range(len(old), max(len(names), 2), -1):
+            mine.remove_class(label)
+        for label in range(1, min(len(names), len(mine.classes)) + 1):
+            mine.rename_class(label, f"\u00b7{label}")  # names may change places
+        for label, name in enumerate(names, start=1):
             if label > len(mine.classes):
-                mine.add_class(one.name, one.color)
-            elif label > len(asked) and not nameless and one.name not in {c.name for c in mine.classes}:
-                mine.rename_class(label, one.name)
-            if not nameless:
-                mine.recolor_class(label, one.color)
+                mine.add_class(name)
+            else:
+                mine.rename_class(label, name)
+            if label <= len(loaded.classes) and loaded.classes[label - 1].name == name:
+                mine.recolor_class(label, loaded.classes[label - 1].color)
 
     def open_segmentation(self, paths: tuple[str, ...]) -> None:
         """Soft classes from files, drawn in 3D and over the slices."""
@@ -263,11 +289,13 @@ class Viewer:
             document.scene, document.transfer = scene, transfer
             document.scene_number += 1
             self.scene.load(document.volume, scene)
+            if session is not None:
+                self.scene.adopt(document, session.size)
             self.history.accept(document)
             self.window.wake()
 
         self.jobs.start("3D", work, then)
-        self.plain = segmentation
+        self.plain, self._live_scene = segmentation, False
 
     def open_session(self, path: str, tomogram: str | None = None) -> None:
         """All that `save_session`, or `cryoet render --save-session`, wrote; with another tomogram if one is named."""
@@ -327,6 +355,11 @@ class Viewer:
         if document is None or self.live is None or not self.live_wanted:
             return
         if sum(n > 0 for n in document.strokes.counts()) < 2:
+            if self._live_scene:  # labels of strokes that are no more
+                document.found.clear()
+                document.found_number += 1
+                self.live.cancel()
+                self._prepare(None, ())
             return
         names = [one.name for one in document.strokes.classes]
         live = self.live
@@ -358,7 +391,9 @@ class Viewer:
         number = len(names)
         while f"class {number}" in names:
             number += 1
-        label = self._asked_for(lambda: document.strokes.add_class(f"class {number}"))
+        spare = [color for index, color in enumerate(DEFAULT_COLORS) if index % 8]  # greys are the background's
+        color = spare[(len(names) - 1) % len(spare)]
+        label = self._asked_for(lambda: document.strokes.add_class(f"class {number}", color))
         if label is not None:
             self.choose(label)
             self.history.strokes_changed(document.strokes.version)
@@ -418,6 +453,8 @@ class Viewer:
         assert document.transfer is not None
         document.transfer = document.transfer.with_ramp(name, **changes)
         document.touched.add(name)
+        if changes.get("visible") and len(document.transfer.classes) > MAX_CLASSES + 1:
+            self._prepare(self.plain, () if document.scene is None else document.scene.files)
 
     def ramp_preset(self, name: str) -> None:
         """Shape all ramps from their automatic ends."""
@@ -454,6 +491,7 @@ class Viewer:
             elif isinstance(found, VolumeLabels):
                 document.found = {p: v for p, v in document.found.items() if p in document.visible_planes}
                 self._prepare(found.segmentation, ())
+                self._live_scene = True
             elif isinstance(found, Failure):
                 self.say(found.message)
             elif isinstance(found, Trained):  # what is visible stays until its better answer comes
@@ -544,11 +582,17 @@ class Viewer:
 
     def may_close(self) -> bool:
         """Whether nothing would be lost; otherwise a dialog asks."""
-        document = self.document
-        if document is not None and document.unsaved:
+        if self.reasons_to_stay():
             self.layout.closing = True
             return False
         return True
+
+    def reasons_to_stay(self) -> list[str]:
+        """What closing the window would lose."""
+        document = self.document
+        lost = ["The strokes are in no file yet."] if document is not None and document.unsaved else []
+        working = ("export", "picture", "video", "train", "segment")
+        return lost + [f"Still at work: {job.name}." for job in self.jobs.running if job.name in working]
 
     def _close_document(self) -> None:
         if self.live is not None:
@@ -626,6 +670,9 @@ def run(start: Start) -> None:
             viewer.close()
     finally:
         window.release()
+    scripted = start.screenshot is not None or start.exit_after_s is not None
+    if scripted and viewer.failures:  # nobody was there to read it in the window
+        raise CryoETError(viewer.failures[0])
 
 
 def view(

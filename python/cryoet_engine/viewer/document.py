@@ -32,11 +32,15 @@ _SAMPLES = 1_000_000
 
 @dataclass(frozen=True, eq=False)
 class Tomogram:
-    """A tomogram in memory. path: its file, or "". contrast: grey values that are shown black and white."""
+    """A tomogram in memory. path: its file, or "". contrast: grey values that are shown black and white.
+
+    note: what the person should know of its voxels.
+    """
 
     path: str
     volume: Volume
     contrast: tuple[float, float]
+    note: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +71,15 @@ def in_memory(path: str, volume: Volume) -> Tomogram:
     """A tomogram of an array, whose voxels that are not finite get the mean; path: "" where it is in no file."""
     data = np.asarray(volume.data)
     finite = np.isfinite(data) if data.dtype.kind == "f" else None
+    note = ""
     if finite is not None and not finite.all():
+        note = f"{int((~finite).sum())} voxels that are not finite numbers are shown at the mean"
         data = np.where(finite, data, data[finite].mean() if finite.any() else 0).astype(data.dtype)
     step = max(1, round((data.size / _SAMPLES) ** (1 / 3)))
     sample = data[::step, ::step, ::step].astype(np.float32)
     low, high = (float(v) for v in np.percentile(sample, _CONTRAST))
-    return Tomogram(path, volume.with_data(data), (low, high if high > low else low + 1))
+    note = note or ("all voxels looked at have one value" if low == high else "")
+    return Tomogram(path, volume.with_data(data), (low, high if high > low else low + 1), note)
 
 
 def prepare(
@@ -94,8 +101,6 @@ def prepare(
         raise input_error(
             "open", "segmentation", expected=f"the tomogram's shape {volume.shape} (z, y, x)", got=drawn.shape
         )
-    if len(drawn.classes) > MAX_CLASSES + 1:
-        raise input_error("open", "segmentation", expected=f"at most {MAX_CLASSES + 1} classes", got=len(drawn.classes))
     transfer = TransferFunction.estimate(drawn, volume, hidden=drawn.classes[:1], progress=progress)
     for name in drawn.classes[1:]:
         if old is not None and name in kept and name in old.classes:
@@ -110,12 +115,30 @@ def prepare(
     progress("counting", 0, 0)
     counts = histograms(drawn).reshape(len(drawn.classes), -1, 256).sum(axis=1) if segmentation is not None else None
     bins = np.zeros((len(drawn.classes), _BINS)) if counts is None else counts.reshape(len(counts), _BINS, -1).sum(2)
-    packing = Packing.plan(volume, drawn, transfer, keep_hidden=True)
+    transfer = _drawable(transfer, bins, kept)
+    packing = Packing.plan(volume, drawn, transfer, keep_hidden=keeps_hidden(transfer))
     ahead = []
     for slab in packing.slabs():
         ahead.append(slab)
         progress("packing", slab.first + slab.textures[0].shape[0], packing.shape[0])
     return Scene(drawn, tuple(files), transfer, tuple(ahead), bins.astype(np.float64))
+
+
+def keeps_hidden(transfer: TransferFunction) -> bool:
+    """Whether all classes go to the card, so that hidden ones can be shown without bringing the scene anew."""
+    return len(transfer.classes) <= MAX_CLASSES + 1
+
+
+def _drawable(transfer: TransferFunction, counts: npt.NDArray[np.float64], kept: frozenset[str]) -> TransferFunction:
+    """As many classes visible as can be drawn at a time: those that a person set first, then the largest."""
+    if keeps_hidden(transfer):
+        return transfer
+    likely = counts[:, _BINS // 2 :].sum(axis=1)
+    visible = [n for n, ramp in zip(transfer.classes, transfer.ramps, strict=True) if ramp.visible]
+    visible.sort(key=lambda name: (name not in kept, -likely[transfer.classes.index(name)]))
+    for name in visible[MAX_CLASSES:]:
+        transfer = transfer.with_ramp(name, visible=False)
+    return transfer
 
 
 @dataclass(eq=False)
@@ -237,7 +260,8 @@ def new_document(tomogram: Tomogram, settings: RenderSettings, classes: Sequence
     strokes = None if journal is None else Strokes.recover(journal, volume)
     if strokes is None:
         strokes = Strokes(volume.shape, volume.voxel_size_A, journal=journal, tomogram=tomogram.path or None)
-    for label, name in enumerate(classes, start=1):
+    # By number only where nothing is drawn: what came back has names of its own.
+    for label, name in enumerate(classes if not any(strokes.counts()) else (), start=1):
         if label > len(strokes.classes):
             strokes.add_class(name)
         elif strokes.classes[label - 1].name != name:

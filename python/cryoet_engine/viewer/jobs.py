@@ -25,7 +25,7 @@ class Job:
         self.stage, self.note = "", ""
         self.share: float | None = None
         self.cancelled = False
-        self._started = time.monotonic()
+        self._started = self._stage_started = time.monotonic()
 
     @property
     def seconds(self) -> float:
@@ -34,8 +34,9 @@ class Job:
 
     @property
     def seconds_left(self) -> float | None:
-        """As far as its share tells."""
-        return self.seconds * (1 / self.share - 1) if self.share and self.share > 0.02 else None
+        """Of its present stage, as far as the share tells."""
+        taken = time.monotonic() - self._stage_started
+        return taken * (1 / self.share - 1) if self.share and 0.02 < self.share < 1 else None
 
     def cancel(self) -> None:
         """It ends at its next report of progress, and nothing comes of it."""
@@ -45,6 +46,8 @@ class Job:
         """What the work is given as `progress`."""
         if self.cancelled:
             raise _Cancelled
+        if stage != self.stage:
+            self._stage_started = time.monotonic()
         self.stage, self.note = stage, note
         self.share = done / total if total else None
 

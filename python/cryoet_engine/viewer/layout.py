@@ -229,21 +229,26 @@ class Layout:
                 imgui.end_table()
             imgui.end_popup()
         if self.closing:
-            imgui.open_popup("Unsaved strokes")
+            imgui.open_popup("Quit?")
             self.closing = False
-        if imgui.begin_popup_modal("Unsaved strokes", None, imgui.WindowFlags_.always_auto_resize)[0]:
-            imgui.text("The strokes are in no file yet.")
-            if imgui.button("Save"):
-                imgui.close_current_popup()
-                self._viewer.saving.ask_strokes(self._viewer.window.close)
-            imgui.same_line()
-            if imgui.button("Quit without saving"):
-                if self._viewer.document is not None:
-                    self._viewer.document.strokes.discard_journal()
-                self._viewer.window.close()
-                imgui.close_current_popup()
-            imgui.same_line()
-            if imgui.button("Keep for the next time"):
+        if imgui.begin_popup_modal("Quit?", None, imgui.WindowFlags_.always_auto_resize)[0]:
+            for reason in self._viewer.reasons_to_stay():
+                imgui.text(reason)
+            document = self._viewer.document
+            if document is not None and document.unsaved:
+                if imgui.button("Save"):
+                    imgui.close_current_popup()
+                    self._viewer.saving.ask_strokes(self._viewer.window.close)
+                imgui.same_line()
+                if imgui.button("Quit without saving"):
+                    document.strokes.discard_journal()
+                    self._viewer.window.close()
+                    imgui.close_current_popup()
+                imgui.same_line()
+                if imgui.button("Keep for the next time"):
+                    self._viewer.window.close()
+                    imgui.close_current_popup()
+            elif imgui.button("Quit all the same"):
                 self._viewer.window.close()
                 imgui.close_current_popup()
             imgui.same_line()
@@ -255,6 +260,9 @@ class Layout:
         imgui = self._viewer.imgui
         key = imgui.Key
         io_ = imgui.get_io()
+        if imgui.is_key_pressed(key.escape) and imgui.is_popup_open("", imgui.PopupFlags_.any_popup):
+            imgui.internal.close_popup_to_level(0, True)
+            return
         if io_.key_ctrl:
             self._control_keys()
             return

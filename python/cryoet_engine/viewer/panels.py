@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -48,12 +49,25 @@ def _color_edit(viewer: Viewer, name: str, color: tuple[float, float, float]) ->
         viewer.recolored()
 
 
+def _one_of(viewer: Viewer, label: str, names: Iterable[str]) -> str | None:
+    """A list to pick something to do from; what was picked."""
+    imgui = viewer.imgui
+    picked = None
+    if imgui.begin_combo(f"##{label}", f"{label} ..."):
+        for name in names:
+            if imgui.selectable(name, False)[0]:
+                picked = name
+        imgui.end_combo()
+    return picked
+
+
 # ---- classes and brush
 
 
 def classes(viewer: Viewer, document: Document) -> None:
     """Classes with colours, counts and confinements; brush, eraser, undo; live labels."""
     imgui, strokes = viewer.imgui, document.strokes
+    counts, removed = strokes.counts(), 0  # as the frame begins: what is done below changes them
     for label, one in enumerate(strokes.classes, start=1):
         imgui.push_id(label)
         _color_edit(viewer, one.name, one.color)
@@ -63,12 +77,12 @@ def classes(viewer: Viewer, document: Document) -> None:
         if imgui.selectable(f"{label}  {one.name}", chosen, 0, (max(width, 40.0), 0))[0]:
             viewer.choose(label)
         if imgui.is_item_hovered():
-            imgui.set_tooltip(f"{strokes.counts()[label - 1]} voxels drawn; key {label}; right click for more")
+            imgui.set_tooltip(f"{counts[label - 1]} voxels drawn; key {label}; right click for more")
         if imgui.begin_popup_context_item("##more"):
-            _class_menu(viewer, document, label)
+            removed = label if _class_menu(viewer, document, label) else removed
             imgui.end_popup()
         imgui.same_line()
-        imgui.text_disabled(f"{strokes.counts()[label - 1]}")
+        imgui.text_disabled(f"{counts[label - 1]}")
         if label > 1 and document.transfer is not None and one.name in document.transfer.classes:
             imgui.same_line(imgui.get_window_width() - 2.6 * imgui.get_font_size())
             changed, shown = imgui.checkbox("##visible", document.transfer.ramp(one.name).visible)
@@ -77,6 +91,8 @@ def classes(viewer: Viewer, document: Document) -> None:
             if imgui.is_item_hovered():
                 imgui.set_tooltip("shown in 3D")
         imgui.pop_id()
+    if removed:
+        viewer.remove_class(removed)
     if imgui.button("Add class"):
         viewer.add_class()
     imgui.separator()
@@ -123,7 +139,8 @@ def classes(viewer: Viewer, document: Document) -> None:
     _overlay(viewer)
 
 
-def _class_menu(viewer: Viewer, document: Document, label: int) -> None:
+def _class_menu(viewer: Viewer, document: Document, label: int) -> bool:
+    """Name and confinement of a class; whether it is to be removed."""
     imgui = viewer.imgui
     one = document.strokes.classes[label - 1]
     changed, name = imgui.input_text("name", one.name, imgui.InputTextFlags_.enter_returns_true)
@@ -131,10 +148,9 @@ def _class_menu(viewer: Viewer, document: Document, label: int) -> None:
         viewer.rename(label, name.strip())
         imgui.close_current_popup()
     if label > 1 and len(document.strokes.classes) > 2 and imgui.menu_item("Remove, with its strokes", "", False)[0]:
-        viewer.remove_class(label)
-        return
+        return True
     if label == 1:
-        return
+        return False
     imgui.separator()
     imgui.text_disabled("keep this class")
     mine = next((c for c in document.confinements if c.class_name == one.name), Confinement(one.name))
@@ -167,6 +183,7 @@ def _class_menu(viewer: Viewer, document: Document, label: int) -> None:
                 viewer.confine(replace(mine, box=(sides[0], sides[1], sides[2])), learn=False)
             if imgui.is_item_deactivated_after_edit():
                 viewer.learn()
+    return False
 
 
 def _overlay(viewer: Viewer) -> None:
@@ -213,11 +230,8 @@ def ramps(viewer: Viewer, document: Document) -> None:
             viewer.change_ramp(name, opacity=opacity)
         _ramp_plot(viewer, name, ramp, document.scene.counts[number])
         imgui.pop_id()
-    if len(transfer.classes) > 1:
-        imgui.set_next_item_width(9 * imgui.get_font_size())
-        changed, chosen = imgui.combo("preset", -1, list(PRESETS))
-        if changed:
-            viewer.ramp_preset(list(PRESETS)[chosen])
+    if len(transfer.classes) > 1 and (chosen := _one_of(viewer, "preset", PRESETS)) is not None:
+        viewer.ramp_preset(chosen)
     if transfer.raw is not None:
         imgui.separator()
         changed, low, high = imgui.drag_float_range2(
@@ -284,9 +298,8 @@ def _switch(viewer: Viewer, document: Document, label: str, name: str) -> None:
 def light(viewer: Viewer, document: Document) -> None:
     """Presets, direction, occlusion, shadow, bloom, background."""
     imgui = viewer.imgui
-    changed, chosen = imgui.combo("preset", -1, list(LIGHTS))
-    if changed:
-        document.settings = document.settings.with_light(list(LIGHTS)[chosen])
+    if (preset := _one_of(viewer, "preset", LIGHTS)) is not None:
+        document.settings = document.settings.with_light(preset)
     imgui.text_disabled("ctrl and drag in 3D moves the light")
     _slider(viewer, document, "azimuth", "light_azimuth_deg", -180, 180, "%.0f°")
     _slider(viewer, document, "elevation", "light_elevation_deg", -89, 89, "%.0f°")
@@ -337,7 +350,9 @@ def view(viewer: Viewer, document: Document) -> None:
         _switch(viewer, document, label, name)
         imgui.same_line()
     imgui.new_line()
+    imgui.begin_disabled(settings.mode not in ("cached", "reference", "dvr"))  # others draw none
     _, document.slices_in_3d = imgui.checkbox("slices in 3D", document.slices_in_3d)
+    imgui.end_disabled()
     imgui.separator()
     _cuts(viewer, document)
     imgui.separator()
@@ -440,7 +455,7 @@ def state(viewer: Viewer, document: Document | None) -> None:
             continue
         imgui.push_id(job.name)
         left = job.seconds_left
-        text = f"{job.name}: {job.stage} {job.note}" + (f" ({left:.0f} s left)" if left is not None else "")
+        text = f"{job.name}: {job.stage}" + (f" ({left:.0f} s left)" if left is not None else "")
         imgui.progress_bar(job.share if job.share is not None else -0.3 * job.seconds, (-60 * window.scale, 0), text)
         imgui.same_line()
         if imgui.small_button("cancel"):
@@ -457,7 +472,7 @@ def state(viewer: Viewer, document: Document | None) -> None:
         imgui.text_wrapped("Choose a class and draw on a slice: with strokes of two classes, labels follow.")
     for note in viewer.scene.notices:
         imgui.text_wrapped(f"note: {note}")
-    for line in viewer.messages[-6:]:
+    for line in reversed(viewer.messages[-20:]):
         imgui.text_wrapped(line)
 
 

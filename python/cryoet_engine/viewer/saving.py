@@ -85,7 +85,7 @@ class Saving:
         if document.unsaved:
             mine = document.strokes_file if document.strokes_file in self._saved else None
             self.strokes(mine or path.removesuffix(".json") + "_strokes.mrc")
-        settings = self._viewer.scene.absolute(document, (1920, 1080))
+        settings = self._viewer.scene.absolute(document, self.picture_size)
         scene = document.scene
         if document.has_classes and not scene.files:
             store = path.removesuffix(".json") + "_labels.zarr"
@@ -96,7 +96,7 @@ class Saving:
     def _write_session(self, document: Document, settings: RenderSettings, path: str, store: str | None) -> None:
         if store is not None and document.scene is not None:
             document.scene = replace(document.scene, files=(store,))
-        if self._viewer.tried(lambda: document.session(settings, (1920, 1080)).save(path)):
+        if self._viewer.tried(lambda: document.session(settings, self.picture_size).save(path)):
             self._viewer.say(f"saved {path}: cryoet render --session {path} -o picture.png draws it")
 
     def classes(self, path: str, then: Callable[[], None] | None = None) -> None:

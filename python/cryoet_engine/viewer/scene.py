@@ -22,10 +22,11 @@ from ..render.camera import Camera, Vector
 from ..render.renderer import Renderer
 from ..render.settings import Cut, RenderSettings
 from ..volume import Triple, Volume
+from .document import Document, keeps_hidden
 
 if TYPE_CHECKING:
     from .app import Viewer
-    from .document import Document, Scene
+    from .document import Scene
 
 _MOVING_S = 0.06  # a frame may take, while something moves
 _STEP_S = 0.03  # of better pictures, between two frames of the window
@@ -86,7 +87,12 @@ class ScenePane:
         _ = self._context.error  # what ImGui may have left is not this renderer's
         try:
             self._renderer.load(
-                volume, scene.segmentation, scene.transfer, keep_hidden=True, ahead=scene.ahead, beyond="bin"
+                volume,
+                scene.segmentation,
+                scene.transfer,
+                keep_hidden=keeps_hidden(scene.transfer),
+                ahead=scene.ahead,
+                beyond="bin",
             )
         except CryoETError as error:
             self.failed = str(error)
@@ -96,6 +102,19 @@ class ScenePane:
         if not same:
             self._points = None
         self._key = None
+
+    def clear(self) -> None:
+        """Show nothing until a scene comes."""
+        self._work = self._texture = self._camera = self._volume = None
+        self.frames = self.wanted = 0
+
+    def adopt(self, document: Document, size: tuple[int, int]) -> None:
+        """Settings that another renderer's camera was meant for, which fits each picture: the same view by this one."""
+        settings = document.drawn_settings()
+        mine = self._renderer.camera_for(self._fitted(settings), settings, size)
+        other = self._renderer.fit_camera(settings, size)
+        zoom = settings.zoom * mine.height_at_target() / other.height_at_target()
+        document.settings = replace(document.settings, zoom=min(max(zoom, 0.01), 1000.0))
 
     def fit(self) -> None:
         """Look at all that is visible, anew."""

@@ -7,6 +7,7 @@ import ctypes
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,7 @@ class Window:
         self.frame_s = 0.0
         self.on_close: Callable[[], bool] = lambda: True
         self.trail: list[tuple[str, float, float]] = []
+        self._pointer = (0.0, 0.0)
         self._awake_until = 0.0
         self._owed = 0  # frames that ImGui may need for the events it was given: it takes some one a frame
         self._size = size
@@ -92,21 +94,35 @@ class Window:
             self.wake()
 
         def moved(_: object, x: float, y: float) -> None:
+            self._pointer = (x, y)
             self.trail.append(("move", x, y))
             queued("move", backend.glfw_cursor_pos_callback, x, y)
 
         def pressed(_: object, button: int, action: int, mods: int) -> None:
             down = action == glfw.PRESS
             if button == glfw.MOUSE_BUTTON_LEFT:
-                self.trail.append(("down" if down else "up", *glfw.get_cursor_pos(window)))
+                # Not where the pointer is by now, which is what GLFW would say, but where it was then.
+                self.trail.append(("down" if down else "up", *self._pointer))
             queued("press" if down else "", backend.glfw_mouse_button_callback, button, action, mods)
 
         glfw.set_cursor_pos_callback(window, moved)
         glfw.set_mouse_button_callback(window, pressed)
-        for name in ("scroll", "key", "char", "cursor_enter", "window_focus"):
+
+        def at_once(_: object, *values: Any, give: Callable[..., None]) -> None:
+            give(address, *values)
+            self._owe(2)
+            self.wake()
+
+        for name in ("scroll", "cursor_enter"):
             give = getattr(backend, f"glfw_{name}_callback")
-            take = getattr(glfw, f"set_{name}_callback")
-            take(window, lambda _, *values, give=give: queued("", give, *values))
+            getattr(glfw, f"set_{name}_callback")(window, lambda _, *values, give=give: queued("", give, *values))
+        # The back end asks which modifiers are down when it is told of a key: that must be now.
+        for name in ("key", "char", "window_focus"):
+            give = getattr(backend, f"glfw_{name}_callback")
+            getattr(glfw, f"set_{name}_callback")(window, partial(at_once, give=give))
+
+    def _owe(self, frames: int) -> None:
+        self._owed = min(self._owed + frames, _MOST_OWED)
 
     def _hand_over(self) -> None:
         """Give ImGui what happened since the last frame.
@@ -122,7 +138,7 @@ class Window:
             moved = moved or kind == "move"
             give()
             self._events.popleft()
-            self._owed = min(self._owed + (0 if kind == "move" else 2), _MOST_OWED)
+            self._owe(0 if kind == "move" else 2)
         self._owed = max(self._owed, 2 * bool(self._events) + 2 * moved)
 
     def stroke(self, begins: bool) -> list[tuple[float, float]]:
@@ -168,6 +184,9 @@ class Window:
         style = imgui.get_style()
         style.frame_rounding = style.grab_rounding = 3 * self.scale
         style.window_rounding = 0
+        for part in (imgui.Col_.slider_grab, imgui.Col_.slider_grab_active):  # over the number that it sets
+            color = style.color_(part)
+            style.set_color_(part, imgui.ImVec4(color.x, color.y, color.z, 0.55))
 
     def set_title(self, title: str) -> None:
         """Of the window."""
