@@ -148,7 +148,7 @@ class Document:
     at: the cross-hair, (z, y, x) in voxels. look, ramps: what 3D shows. scene_number: of the scene that is to be on
     the card. found: probabilities of slices by plane, from live labels, newer than the scene's.
     touched: classes whose ramps a person has changed.
-    strokes_file: where they came from or were saved to, strokes_in_file: their version then; 0: nowhere.
+    strokes_file: where they came from or were saved to, strokes_in_file: their version then; -1: nowhere.
     """
 
     tomogram: Tomogram
@@ -164,7 +164,7 @@ class Document:
     found_number: int = 0
     hide_dust_nm: float | None = None
     strokes_file: str | None = None
-    strokes_in_file: int = 0
+    strokes_in_file: int = -1
     slices_in_3d: bool = False
 
     def __post_init__(self) -> None:
