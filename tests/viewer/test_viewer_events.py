@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,18 +25,6 @@ _OTHERS = (
 _KEYS = (*_LETTERS, *_OTHERS)
 _CHARACTERS = "abzåµ01239.,- _\t"
 _SIZES = (30.0, 250.0)  # pixels that the mouse moves at once
-
-
-@pytest.fixture(scope="module")
-def screen() -> Iterator[str]:
-    with driving.display() as name:
-        yield name
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    driving.small_tomogram(tmp_path / "tomogram.mrc")
-    return tmp_path
 
 
 # ---- a thousand random events

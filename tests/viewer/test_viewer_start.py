@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import driving
@@ -19,18 +18,6 @@ from driving import Driver
 from cryoet_engine import Volume, io
 
 COMMAND = (sys.executable, "-m", "cryoet_engine.cli", "view")
-
-
-@pytest.fixture(scope="module")
-def screen() -> Iterator[str]:
-    with driving.display() as name:
-        yield name
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    driving.small_tomogram(tmp_path / "tomogram.mrc")
-    return tmp_path
 
 
 def view(folder: Path, screen: str | None, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
