@@ -79,6 +79,7 @@ class Viewer:
         self.history = History()
         self.plain: SoftSegmentation | None = None  # before dust was hidden
         self._start, self._asked_classes = start, start.classes
+        self._session_classes: tuple[str, ...] = ()
         self._began = time.perf_counter()
         self._opening_session: Session | None = None
         self._theme: Literal["dark", "light"] = "dark"
@@ -136,6 +137,7 @@ class Viewer:
         self._close_document()
         session = self._opening_session
         settings = RenderSettings(frames=32) if session is None else session.settings
+        self._session_classes = () if session is None else session.transfer.classes
         asked = self._start.classes
         document = self._asked_for(lambda: new_document(tomogram, settings, asked))
         if document is None:
@@ -223,7 +225,8 @@ class Viewer:
         names: list[str] = []
         for label, one in enumerate(loaded.classes, start=1):
             nameless = one.name in ("background", f"class {label - 1}")
-            there = old[label - 1].name if label <= len(old) else one.name
+            known = self._session_classes or [c.name for c in old]
+            there = known[label - 1] if label <= len(known) else one.name
             name = self._asked_classes[label - 1] if label <= len(self._asked_classes) else ""
             name = name or (there if nameless else one.name)
             names.append(name if name not in names else f"class {label - 1}")
