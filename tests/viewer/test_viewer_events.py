@@ -14,6 +14,7 @@ import pytest
 from driving import Driver
 
 from cryoet_engine import Volume, io
+from cryoet_engine.viewer.document import in_memory
 
 EVENTS, CHECKED_EVERY, UNDONE_EVERY = 1000, 50, 250
 _LETTERS = tuple("abbbbenrtuhzysop")  # b draws
@@ -250,3 +251,55 @@ def test_opened_strokes_are_a_step_of_their_own(folder: Path, screen: str) -> No
     drawn, with_loaded, undone_once, left = driving.in_a_window(undoes_loaded_strokes, folder, screen)
     assert with_loaded == 36  # in place of what was drawn
     assert (undone_once, left) == (drawn, 0)
+
+
+# ---- a session is of one tomogram
+
+
+def opens_another_after_a_session(driver: Driver) -> list[object]:
+    """Elevation and hidden dust: saved, after the session was opened again, after another tomogram."""
+    viewer = driver.opened().rarely_3d(30).viewer
+    assert viewer.document is not None
+    viewer.document.settings = replace(viewer.document.settings, elevation_deg=77.0)
+    viewer.document.hide_dust_nm = 4.0
+    driver.until(lambda: not viewer.jobs.running)
+    viewer.saving.session("all.json")
+    viewer.open_session("all.json")
+    driver.until(lambda: not viewer.jobs.running)
+    again = viewer.document
+    assert again is not None
+    seen: list[object] = [again.settings.elevation_deg, again.hide_dust_nm]
+    viewer.open_tomogram("other.mrc")
+    driver.until(lambda: not viewer.jobs.running and viewer.document is not again)
+    assert viewer.document is not None
+    return [*seen, viewer.document.settings.elevation_deg, viewer.document.hide_dust_nm, viewer.failures]
+
+
+def test_a_session_ends_with_its_tomogram(folder: Path, screen: str) -> None:
+    driving.small_tomogram(folder / "other.mrc", (10, 30, 50), seed=1)
+    turned, dust, other, no_dust, failures = driving.in_a_window(opens_another_after_a_session, folder, screen)
+    assert (turned, dust) == (77.0, 4.0)
+    assert other != 77.0
+    assert no_dust is None
+    assert failures == []
+
+
+def pictures_of_an_array(driver: Driver) -> list[str]:
+    """What is told where a tomogram lies in no file."""
+    viewer = driver.opened().rarely_3d(30).viewer
+    assert viewer.document is not None
+    viewer._opened(in_memory("", viewer.document.volume))
+    driver.until(lambda: not viewer.jobs.running)
+    viewer.saving.picture_size = (64, 48)
+    viewer.saving.picture("array.png")
+    driver.until(lambda: not viewer.jobs.running)
+    viewer.saving.session("array.json")
+    driver.frame(2)
+    return viewer.messages
+
+
+def test_an_array_has_pictures_and_no_session(folder: Path, screen: str) -> None:
+    told = driving.in_a_window(pictures_of_an_array, folder, screen)
+    assert (folder / "array.png").exists()
+    assert not (folder / "array.json").exists()
+    assert any("one that lies in a file" in line for line in told)

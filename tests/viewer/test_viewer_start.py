@@ -54,6 +54,11 @@ def test_screenshot_saves_the_window_and_quits(folder: Path, screen: str) -> Non
     assert "Traceback" not in done.stderr
 
 
+def test_a_picture_that_cannot_come_is_not_waited_for(folder: Path, screen: str) -> None:
+    (folder / "junk.mrc").write_bytes(b"no tomogram" * 200)
+    assert "junk.mrc" in one_line(view(folder, screen, "junk.mrc", "--screenshot", "window.png"))
+
+
 def test_exit_after_quits(folder: Path, screen: str) -> None:
     done = view(folder, screen, "--exit-after", "0.1", "--size", "320x240")
     assert done.returncode == 0, done.stderr

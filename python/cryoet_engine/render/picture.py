@@ -23,7 +23,7 @@ from .camera import Camera
 from .context import opened_context
 from .interop import egl_device, on_host
 from .packing import BRICK, CELL, Bits, Packing
-from .renderer import _SOFTWARE_BYTES, Renderer, wants_float32
+from .renderer import SOFTWARE_BYTES, Renderer, wants_float32
 from .session import draws_raw_alone
 from .settings import RenderSettings
 
@@ -205,9 +205,9 @@ def _fitted(packing: Packing, max_bytes: int | None, *, whole: bool) -> tuple[Pa
     """The packing, and the slices of texels at a time, that `Renderer.load` chooses; and what there is to say of it."""
     slices = packing.shape[0]
     if max_bytes is None:
-        if packing.bytes_of() <= _SOFTWARE_BYTES:
+        if packing.bytes_of() <= SOFTWARE_BYTES:
             return packing, slices, ()
-        small = _binned_to(packing, _SOFTWARE_BYTES)
+        small = _binned_to(packing, SOFTWARE_BYTES)
         z, y, x = small.shape
         note = f"without a graphics card it is binned by {max(small.bin)} to {z} x {y} x {x} voxels"
         return packing, slices, (f"{note}; a card that has no room for the volumes takes them in slabs",)

@@ -32,7 +32,7 @@ from .settings import Cut, RenderSettings
 from .shaders import Programs, set_uniforms
 from .tone import Display
 
-_SOFTWARE_BYTES = 2**30  # Mesa fails at about 1.8 GiB a texture, and a larger scene takes minutes on a CPU
+SOFTWARE_BYTES = 2**30  # Mesa fails at about 1.8 GiB a texture, and a larger scene takes minutes on a CPU
 _BAND_PIXELS = 2**19  # marched at once: short enough for a card's watchdog and for Ctrl-C
 _FAR = 1e30
 
@@ -171,7 +171,7 @@ class Renderer:
         software = is_software(self._context)
         edge = int(self._context.info["GL_MAX_3D_TEXTURE_SIZE"])
         # A card says what it holds by refusing more; then it goes in slabs too.
-        budget = max_bytes or (_SOFTWARE_BYTES if software else sys.maxsize)
+        budget = max_bytes or (SOFTWARE_BYTES if software else sys.maxsize)
         depth = packing.shape[0]
         too_large = packing.bytes_of() > budget
         how = beyond or ("bin" if software and max_bytes is None and too_large else "slabs")

@@ -81,7 +81,6 @@ class Viewer:
         self._start, self._asked_classes = start, start.classes
         self._session_classes: tuple[str, ...] = ()
         self._began = time.perf_counter()
-        self._opening_session: Session | None = None
         self._theme: Literal["dark", "light"] = "dark"
         self._shot = self._recoloring = self._live_scene = False
         self.failures: list[str] = []
@@ -118,7 +117,7 @@ class Viewer:
             return True
         return False
 
-    def _asked_for(self, make: Callable[[], Any]) -> Any:
+    def asked_for(self, make: Callable[[], Any]) -> Any:
         """What a function gives, or None where it is refused."""
         made: list[Any] = []
         return made[0] if self.tried(lambda: made.append(make())) else None
@@ -129,27 +128,28 @@ class Viewer:
         """Ask for a path."""
         self.browser.ask(title, then, **how)
 
-    def open_tomogram(self, path: str) -> None:
-        """Read a tomogram in the background and show it in place of what is open."""
-        self.jobs.start("open", lambda progress: open_tomogram(path, progress), self._opened)
+    def open_tomogram(self, path: str, session: Session | None = None) -> None:
+        """Read a tomogram in the background and show it, as a session says, in place of what is open."""
+        self.jobs.start("open", lambda progress: open_tomogram(path, progress), lambda one: self._opened(one, session))
 
-    def _opened(self, tomogram: Tomogram) -> None:
+    def _opened(self, tomogram: Tomogram, session: Session | None = None) -> None:
         self._close_document()
-        session = self._opening_session
         settings = RenderSettings(frames=32) if session is None else session.settings
         self._session_classes = () if session is None else session.transfer.classes
         asked = self._start.classes
-        document = self._asked_for(lambda: new_document(tomogram, settings, asked))
+        document = self.asked_for(lambda: new_document(tomogram, settings, asked))
         if document is None:
             return
         document.slices_in_3d = any(n is not None for n in settings.slices)
+        document.hide_dust_nm = None if session is None else session.hide_dust_nm
+        self.dust_nm = document.hide_dust_nm or 0.0
         self.document = document
         name = Path(tomogram.path).name or "an array"
         if tomogram.path:
             files.remember(tomogram.path)
             self.browser.begin_at(Path(tomogram.path).parent)
         self.window.set_title(f"{name} - cryoet viewer")
-        self.messages = [tomogram.note] if tomogram.note else []
+        self.messages = [line for line in (tomogram.note, *(self.messages if session is not None else ())) if line]
         came_back = any(document.strokes.counts())
         if came_back:
             self.say(f"{sum(document.strokes.counts())} voxels of strokes came back from an earlier session")
@@ -168,7 +168,7 @@ class Viewer:
         elif came_back:
             self.learn()
         if wanted:
-            self.open_segmentation(wanted)
+            self.open_segmentation(wanted, session)
         elif start.drawn is not None:
             segmentation, document.transfer = start.drawn
             document.touched = set(segmentation.classes) if document.transfer is not None else set()
@@ -243,8 +243,8 @@ class Viewer:
             if label <= len(loaded.classes) and loaded.classes[label - 1].name == name:
                 mine.recolor_class(label, loaded.classes[label - 1].color)
 
-    def open_segmentation(self, paths: tuple[str, ...]) -> None:
-        """Soft classes from files, drawn in 3D and over the slices."""
+    def open_segmentation(self, paths: tuple[str, ...], session: Session | None = None) -> None:
+        """Soft classes from files, drawn in 3D, as a session says, and over the slices."""
         document = self.document
         if document is None:
             return
@@ -254,20 +254,21 @@ class Viewer:
             found = io.read_segmentation(list(paths) if len(paths) > 1 else paths[0])
             return SoftSegmentation(np.asarray(found.data), found.classes, found.colors, **found.grid())
 
-        self.jobs.start("segmentation", read, lambda found: self._prepare(found, paths))
+        self.jobs.start("segmentation", read, lambda found: self._prepare(found, paths, session))
 
-    def _prepare(self, segmentation: SoftSegmentation | None, paths: tuple[str, ...]) -> None:
+    def _prepare(
+        self, segmentation: SoftSegmentation | None, paths: tuple[str, ...], session: Session | None = None
+    ) -> None:
         """Ramps and texels of a segmentation, in the background; then it is drawn."""
         document = self.document
         if document is None:
             return
         tomogram, old, kept = document.tomogram, document.transfer, frozenset(document.touched)
         colors = {one.name: one.color for one in document.strokes.classes}
-        dust, session = document.hide_dust_nm, self._opening_session
+        dust = document.hide_dust_nm
         if session is not None and segmentation is not None and session.transfer.classes == segmentation.classes:
             old, kept = session.transfer, frozenset(segmentation.classes)
             colors = {name: session.transfer.ramp(name).color for name in segmentation.classes}
-            self._opening_session = None
 
         def work(progress: Progress) -> Scene:
             drawn = segmentation
@@ -292,7 +293,7 @@ class Viewer:
             document.scene, document.transfer = scene, transfer
             document.scene_number += 1
             self.scene.load(document.volume, scene)
-            if session is not None:
+            if session is not None and not self.scene.failed:
                 self.scene.adopt(document, session.size)
             self.history.accept(document)
             self.window.wake()
@@ -302,12 +303,13 @@ class Viewer:
 
     def open_session(self, path: str, tomogram: str | None = None) -> None:
         """All that `save_session`, or `cryoet render --save-session`, wrote; with another tomogram if one is named."""
-        session = self._asked_for(lambda: Session.load(path))
+        session = self.asked_for(lambda: Session.load(path))
         if session is None:
             return
-        self._opening_session = session
-        self.dust_nm = session.hide_dust_nm or 0.0
-        self.open_tomogram(tomogram or session.tomogram)
+        unused = [name for name in ("region", "voxel_size_A", "fill") if getattr(session, name) is not None]
+        if unused:
+            self.say(f"the session's {', '.join(unused)}: not used in this window, which shows the file as it is")
+        self.open_tomogram(tomogram or session.tomogram, session)
 
     def open_any(self, path: str) -> None:
         """A dropped file: session, segmentation, strokes or tomogram, by what it is."""
@@ -318,7 +320,7 @@ class Viewer:
         elif path.rstrip("/").endswith(".zarr"):
             self.open_segmentation((path,))
         else:
-            shape = self._asked_for(lambda: io.read_volume(path).shape)
+            shape = self.asked_for(lambda: io.read_volume(path).shape)
             if shape is None:
                 return
             if shape != self.document.volume.shape:
@@ -396,7 +398,7 @@ class Viewer:
             number += 1
         spare = [color for index, color in enumerate(DEFAULT_COLORS) if index % 8]  # greys are the background's
         color = spare[(len(names) - 1) % len(spare)]
-        label = self._asked_for(lambda: document.strokes.add_class(f"class {number}", color))
+        label = self.asked_for(lambda: document.strokes.add_class(f"class {number}", color))
         if label is not None:
             self.choose(label)
             self.history.strokes_changed(document.strokes.version)
@@ -469,7 +471,7 @@ class Viewer:
         for one in automatic.classes[1:]:
             ramp = document.transfer.ramp(one)
             automatic = automatic.with_ramp(one, color=ramp.color, visible=ramp.visible)
-        shaped = self._asked_for(lambda: automatic.with_preset(name))
+        shaped = self.asked_for(lambda: automatic.with_preset(name))
         if shaped is not None:
             document.transfer = replace(shaped, raw=document.transfer.raw)
 
@@ -548,7 +550,7 @@ class Viewer:
             progress("loading", 0, 0)
             return segment(model, volume, progress=progress)
 
-        self.jobs.start("segment", work, lambda found: self._new_labels(found))
+        self.jobs.start("segment", work, self._new_labels)
 
     def train(self) -> None:
         """A small network on the strokes, then its probabilities."""
@@ -571,7 +573,7 @@ class Viewer:
             found = segment(model, volume, progress=progress)
             return SoftSegmentation(found.data, tuple(names), **found.grid())
 
-        self.jobs.start("train", work, lambda found: self._new_labels(found))
+        self.jobs.start("train", work, self._new_labels)
 
     def _new_labels(self, found: SoftSegmentation) -> None:
         document = self.document
@@ -638,7 +640,8 @@ class Viewer:
         if start.exit_after_s is None and start.screenshot is None:
             return False
         passed = time.perf_counter() - self._began
-        ready = self.document is not None and not self.jobs.running and self.scene.frames >= max(self.scene.wanted, 1)
+        shown = self.document is not None and self.scene.frames >= max(self.scene.wanted, 1)
+        ready = not self.jobs.running and (shown or bool(self.failures or self.scene.failed))  # nothing more will come
         late = start.exit_after_s is not None and passed >= start.exit_after_s
         if start.screenshot and not self._shot and (late or (start.exit_after_s is None and ready)):
             self._shot = True

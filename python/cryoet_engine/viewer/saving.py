@@ -45,6 +45,13 @@ class Saving:
             return False
         return True
 
+    def _view(self, document: Document) -> RenderSettings | None:
+        """The view of the window as other renderers draw it in a picture of this size; told, where there is none."""
+        settings: RenderSettings | None = self._viewer.asked_for(
+            lambda: self._viewer.scene.absolute(document, self.picture_size)
+        )
+        return settings
+
     def strokes(self, path: str) -> None:
         """Write the strokes as MRC, TIFF or OME-Zarr."""
         document = self._viewer.document
@@ -82,10 +89,12 @@ class Saving:
         if document is None or document.scene is None or not self._spares(document, path):
             return
         path = path if path.endswith(".json") else path + ".json"
+        settings = self._view(document)
+        if settings is None:
+            return
         if document.unsaved:
             mine = document.strokes_file if document.strokes_file in self._saved else None
             self.strokes(mine or path.removesuffix(".json") + "_strokes.mrc")
-        settings = self._viewer.scene.absolute(document, self.picture_size)
         scene = document.scene
         if document.has_classes and not scene.files:
             store = path.removesuffix(".json") + "_labels.zarr"
@@ -129,18 +138,20 @@ class Saving:
 
         self._viewer.jobs.start("export", work, done)
 
-    def picture(self, path: str, size: tuple[int, int]) -> None:
-        """The 3D view at any size, drawn beside the window as `cryoet render` draws it."""
+    def picture(self, path: str) -> None:
+        """The 3D view in `picture_size`, drawn beside the window as `cryoet render` draws it."""
         document = self._viewer.document
         if document is None or document.scene is None or document.transfer is None:
             return
-        if not self._spares(document, path):
+        settings = self._view(document) if self._spares(document, path) else None
+        if settings is None:
             return
-        settings = self._viewer.scene.absolute(document, size)
+        size = self.picture_size
         volume, segmentation, transfer = document.volume, document.scene.segmentation, document.transfer
         path = path if Path(path).suffix else path + ".png"
         # What lies in no file cannot be named by a session.
-        again = document.session(settings, size) if document.scene.files or not document.has_classes else None
+        named = document.tomogram.path and (document.scene.files or not document.has_classes)
+        again = document.session(settings, size) if named else None
 
         def work(progress: Progress) -> str:
             drawn = render_image(volume, segmentation, transfer, size=size, settings=settings, progress=progress)
@@ -154,8 +165,9 @@ class Saving:
         document = self._viewer.document
         if document is None or document.scene is None or document.transfer is None:
             return
-        size, fps = self.picture_size, self.fps
-        settings = self._viewer.scene.absolute(document, size)
+        settings, size, fps = self._view(document), self.picture_size, self.fps
+        if settings is None:
+            return
         volume, segmentation, transfer = document.volume, document.scene.segmentation, document.transfer
 
         def work(progress: Progress) -> str:
@@ -179,8 +191,9 @@ class Saving:
         document = self._viewer.document
         if document is None or document.scene is None:
             return
-        frames = turntable(self._viewer.scene.absolute(document, self.picture_size), self.turn_s)
-        self._ask_video(frames, "turn.gif")
+        settings = self._view(document)
+        if settings is not None:
+            self._ask_video(turntable(settings, self.turn_s), "turn.gif")
 
     def ask_key_frames(self) -> None:
         """The key frames, to a file."""
@@ -198,7 +211,9 @@ class Saving:
         document = self._viewer.document
         if document is None or document.scene is None or document.transfer is None:
             return
-        settings = self._viewer.scene.absolute(document, self.picture_size)
+        settings = self._view(document)
+        if settings is None:
+            return
         fixed = ("projection", "supersampling", "transparent")
         values = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in fixed}
         opacity = {
@@ -213,8 +228,8 @@ class Saving:
         from PIL import Image
 
         def take(pixels: Any) -> None:
-            self._viewer.tried(lambda: save_image(Image.fromarray(pixels), path))
-            self._viewer.say(f"saved {path}")
+            if self._viewer.tried(lambda: save_image(Image.fromarray(pixels), path)):
+                self._viewer.say(f"saved {path}")
 
         self._viewer.window.grab(take)
 
@@ -231,6 +246,6 @@ class Saving:
         width, height = self.picture_size
         self._viewer.browse(
             f"Save the 3D view as ({width} x {height})",
-            lambda path: self.picture(path, self.picture_size),
+            self.picture,
             proposal="picture.png",
         )

@@ -22,11 +22,10 @@ from ..render.camera import Camera, Vector
 from ..render.renderer import Renderer
 from ..render.settings import Cut, RenderSettings
 from ..volume import Triple, Volume
-from .document import Document, keeps_hidden
+from .document import Document, Scene, keeps_hidden
 
 if TYPE_CHECKING:
     from .app import Viewer
-    from .document import Scene
 
 _MOVING_S = 0.06  # a frame may take, while something moves
 _STEP_S = 0.03  # of better pictures, between two frames of the window
@@ -53,7 +52,6 @@ class ScenePane:
         self.failed = ""
         self._context = context
         self._renderer = Renderer(context)
-        self._loaded: object = None
         self._volume: Volume | None = None
         self._points: Vector | None = None
         self._key: object = None
@@ -73,11 +71,6 @@ class ScenePane:
     def memory(self) -> list[tuple[str, int]]:
         """What lies on the card: names and bytes."""
         return self._renderer.memory()
-
-    @property
-    def camera(self) -> Camera | None:
-        """Of the picture that is shown."""
-        return self._camera
 
     # ---- scene
 

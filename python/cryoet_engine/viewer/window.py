@@ -75,6 +75,7 @@ class Window:
         self.frame_s = 0.0
         self.on_close: Callable[[], bool] = lambda: True
         self.trail: list[tuple[str, float, float]] = []
+        self._wanted: list[Callable[[npt.NDArray[np.uint8]], None]] = []  # who asked for this frame's pixels
         self._pointer = (0.0, 0.0)
         self._awake_until = 0.0
         self._owed = 0  # frames that ImGui may need for the events it was given: it takes some one a frame
@@ -148,7 +149,7 @@ class Window:
             del self.trail[: downs[-1] if downs else len(self.trail)]
         ups = [index for index, (what, _, _) in enumerate(self.trail) if what == "up"]
         end = ups[0] if ups else len(self.trail)
-        places = [(x, y) for what, x, y in self.trail[: end + 1] if what != "up" or ups]
+        places = [(x, y) for _, x, y in self.trail[: end + 1]]
         del self.trail[:end]  # what comes after the release belongs to nobody
         return places
 
@@ -200,10 +201,6 @@ class Window:
     def size(self) -> tuple[int, int]:
         """(width, height) in pixels, in this frame."""
         return self._size
-
-    def clipboard(self, text: str) -> None:
-        """Put text on the clipboard."""
-        self.glfw.set_clipboard_string(self._window, text)
 
     def close(self) -> None:
         """Leave `run` after this frame, asking nobody."""
@@ -258,8 +255,6 @@ class Window:
         for take in self._wanted:
             take(self._pixels())
         self._wanted.clear()
-
-    _wanted: list[Callable[[npt.NDArray[np.uint8]], None]] = []  # noqa: RUF012 (one window a process)
 
     def grab(self, take: Callable[[npt.NDArray[np.uint8]], None]) -> None:
         """Hand the whole window's pixels, (height, width, 3), to `take` once this frame is drawn."""
