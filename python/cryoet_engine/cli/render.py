@@ -124,7 +124,7 @@ def check_raw_alone(args: argparse.Namespace, settings: RenderSettings) -> None:
     fix = "give --segmentation"
     if not draws_raw_alone(settings):
         got = f"--mode {settings.mode} --source {settings.source}"
-        expected = "--mode dvr, iso, mip or vpt with --source raw, where there is no segmentation"
+        expected = "--slices, or --mode dvr, iso, mip or vpt with --source raw, where there is no segmentation"
         raise input_error("render", "options", expected=expected, got=got, fix=fix)
     wishes = (*_FIGURES, "thresholds", "class_ids", "hide", "hide_dust", "ramp_preset")
     if asked := [f"--{name.removeprefix('ramp_').replace('_', '-')}" for name in wishes if getattr(args, name)]:
