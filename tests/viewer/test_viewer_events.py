@@ -12,9 +12,13 @@ import driving
 import numpy as np
 import pytest
 from driving import Driver
+from PIL import Image
 
-from cryoet_engine import Volume, io
+from cryoet_engine import SoftSegmentation, Volume, io
+from cryoet_engine.render import turntable
 from cryoet_engine.viewer.document import in_memory
+from cryoet_engine.viewer.live import Confinement
+from cryoet_engine.viewer.strokes import Brush
 
 EVENTS, CHECKED_EVERY, UNDONE_EVERY = 1000, 50, 250
 _LETTERS = tuple("abbbbenrtuhzysop")  # b draws
@@ -303,3 +307,63 @@ def test_an_array_has_pictures_and_no_session(folder: Path, screen: str) -> None
     assert (folder / "array.png").exists()
     assert not (folder / "array.json").exists()
     assert any("one that lies in a file" in line for line in told)
+
+
+# ---- the rest of what a person does, by the functions that menus and panels call
+
+
+def does_the_rest(driver: Driver) -> dict[str, object]:
+    viewer = driver.opened().rarely_3d(30).viewer
+
+    def rest() -> None:
+        driver.until(lambda: not viewer.jobs.running)
+        driver.frame(2)
+
+    document = viewer.document
+    assert document is not None
+    viewer.choose(2)
+    viewer.brush = Brush(2.0, True)
+    driver.stroke(0, 0)
+    seen: dict[str, object] = {"slices drawn by the ball": int((document.strokes.marks > 0).any(axis=(1, 2)).sum())}
+    for name in ("s.tif", "s.zarr"):
+        viewer.saving.strokes(name)
+        viewer.window.dropped.append(name)  # as GLFW does for a file that is let fall
+        driver.frame(2)
+        rest()
+        seen[name] = document.strokes.counts()
+    viewer.recolor("class 1", (0.1, 0.9, 0.1))
+    viewer.recolored()
+    seen["colour"] = document.color_of("class 1")
+    labels = np.zeros((2, *document.volume.shape), np.uint8)
+    labels[1, 2:8, 5:20, 5:20] = 255
+    labels[0] = 255 - labels[1]
+    viewer._new_labels(SoftSegmentation(labels, ("background", "class 1"), **document.volume.grid()))
+    rest()
+    document.settings = replace(document.settings.with_light("side"), frames=1)
+    viewer.saving.classes("mrc")
+    rest()
+    viewer.saving.picture_size, viewer.saving.fps = (48, 32), 5.0
+    viewer.saving.add_key_frame()
+    viewer.saving.key_step_s = 0.4
+    document.settings = replace(document.settings, azimuth_deg=80.0)
+    viewer.saving.add_key_frame()
+    viewer.saving.video("keys.gif", tuple(viewer.saving.key_frames))
+    rest()
+    viewer.saving.video("turn", turntable(document.settings, 0.4))
+    rest()
+    viewer.confine(Confinement("class 1", near="background", distance_vox=3.0))
+    seen["kept near"] = [c.near for c in document.confinements]
+    return seen | {"failures": viewer.failures}
+
+
+def test_the_rest_of_what_goes_in_and_out(folder: Path, screen: str) -> None:
+    seen = driving.in_a_window(does_the_rest, folder, screen)
+    assert seen["failures"] == []
+    assert seen["slices drawn by the ball"] >= 3
+    assert seen["s.tif"] == seen["s.zarr"] and sum(seen["s.tif"]) > 0
+    assert tuple(seen["colour"]) == (0.1, 0.9, 0.1)
+    assert seen["kept near"] == ["background"]
+    assert {path.name for path in (folder / "mrc").iterdir()} == {"background.mrc", "class_1.mrc"}
+    with Image.open(folder / "keys.gif") as keys:
+        assert keys.size == (48, 32) and keys.n_frames == 3
+    assert len(list((folder / "turn").glob("*.png"))) == 2
